@@ -1,0 +1,115 @@
+"""Real servers for tests: `python app.py` in a fresh process on a free port."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT_S = 90.0
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """What a fresh user has: no server variables, no network for the hub, no stray proxies."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "2", **variables}
+
+
+class Server:
+    """A running `python app.py`; `url` without a trailing slash, `log` is everything it has printed."""
+
+    def __init__(self, *args: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", "0", *args],
+            cwd=cwd,
+            env=clean_environment(**(env or {})),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = self._wait_for_url()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def wait_ready(self) -> "Server":
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log}")
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return self
+            time.sleep(0.1)
+        raise TimeoutError(f"not ready after {START_TIMEOUT_S} s:\n{self.log}")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """One sample of /metrics; 0 when it has none."""
+        text = httpx.get(f"{self.url}/metrics", headers={"x-api-key": "secret-key"}).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in (name, f"{name}_total") and sample.labels == labels:
+                    return float(sample.value)
+        return 0.0
+
+    def wait_idle(self, timeout_s: float = 2.0) -> None:
+        """Nothing runs, waits or holds memory: what must be true after every test."""
+        gauges = ("tgi_batch_current_size", "tgi_queue_size", "tgi_kv_blocks_used")
+        deadline = time.monotonic() + timeout_s
+        while any(values := {name: self.metric(name) for name in gauges if self.metric(name)}):
+            assert time.monotonic() < deadline, f"still busy after {timeout_s} s: {values}"
+            time.sleep(0.02)
+
+    def stop(self, timeout_s: float = 15.0) -> int:
+        """SIGTERM and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self._reader.join(2)
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+    def _wait_for_url(self) -> str:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            found = re.search(r"listening on (http://\S+?),", self.log)
+            if found:
+                return found.group(1)
+            if self.process.poll() is not None:
+                self._reader.join(2)
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log}")
+            time.sleep(0.02)
+        raise TimeoutError(f"no address after {START_TIMEOUT_S} s:\n{self.log}")
+
+
+@contextlib.contextmanager
+def running(*args: str, env: dict[str, str] | None = None) -> Iterator[Server]:
+    server = Server(*args, env=env)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log, server.log

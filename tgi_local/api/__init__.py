@@ -1,0 +1,1 @@
+"""The HTTP side: routes, SSE, error bodies and the security gate."""

@@ -1,0 +1,80 @@
+"""Uvicorn on a socket that is bound already: drains before it closes, and ends with a meaningful exit status."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tgi_local.errors import StartupError
+from tgi_local.service import Service
+
+MAX_HEADER_BYTES = 65_536
+# A connection that is still open after its stream got a terminal event is cut.
+CLOSE_TIMEOUT_S = 2
+
+
+def bind(hostname: str, port: int) -> socket.socket:
+    """Listen on an address before anything slow happens. Raises StartupError that names what is in the way."""
+    family = socket.AF_INET6 if ":" in hostname else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((hostname, port))
+        listener.listen(2048)
+    except PermissionError as error:
+        raise StartupError(f"port {port} needs privileges; choose one above 1023 with --port") from error
+    except OSError as error:
+        listener.close()
+        reason = "is in use" if error.errno == 98 or "in use" in str(error) else f"can not be used ({error.strerror})"
+        raise StartupError(f"{hostname}:{port} {reason}; choose another with --port, or stop what uses it") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+class HttpServer(uvicorn.Server):
+    """Owns the life of the process from bind to exit. A second signal ends it at once."""
+
+    def __init__(self, app: ASGIApp, service: Service, *, drain_s: float, behind_proxy: bool) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            proxy_headers=behind_proxy,
+            forwarded_allow_ips="*" if behind_proxy else None,
+            timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            **_parser_options(),
+        )
+        super().__init__(config)
+        self._service = service
+        self._drain_s = drain_s
+        self.exit_status = 0
+
+    def fail(self, exit_status: int) -> None:
+        """Shut down because of an error."""
+        self.exit_status = exit_status
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not passed on to uvicorn's record of signals: it would raise them again and spoil the exit status.
+        if self.should_exit:
+            self.force_exit = True
+            signal.signal(sig, signal.SIG_DFL)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        drain = asyncio.ensure_future(self._service.close(0.0 if self.exit_status else self._drain_s))
+        while not drain.done() and not self.force_exit:
+            await asyncio.wait([drain], timeout=0.1)
+        drain.cancel()
+        await super().shutdown(sockets)
+
+
+def _parser_options() -> dict[str, Any]:
+    """The pure-Python parser lets its header limit be set; httptools is faster and limits headers itself."""
+    return {"http": "h11", "h11_max_incomplete_event_size": MAX_HEADER_BYTES}

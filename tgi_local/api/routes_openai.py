@@ -1,0 +1,142 @@
+"""OpenAI's routes: body -> service -> answer. Everything that can be refused is refused before a stream begins."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tgi_local.api.body import read_json
+from tgi_local.api.context import context
+from tgi_local.api.error_responses import openai_event
+from tgi_local.api.headers import generation_headers, stream_headers
+from tgi_local.api.sse import DONE, ClientGoneError, EventStream, frame, until_disconnect
+from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
+from tgi_local.protocol.openai import (
+    ChatRequest,
+    CompletionRequest,
+    chat_parameters,
+    completion_parameters,
+    to_messages,
+    to_tools,
+)
+from tgi_local.protocol.openai_answers import (
+    ChatAnswer,
+    CompletionAnswer,
+    Usage,
+    model_entry,
+    models_response,
+)
+from tgi_local.protocol.wire import parse
+from tgi_local.service import OpenGeneration, siblings
+from tgi_local.types import GenerationRequest, TextEvent
+
+router = APIRouter()
+
+# Makes the chunk of one event of one choice, or None when there is nothing to show.
+MakeChunk = Callable[[int, TextEvent], dict[str, Any] | None]
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request) -> Response:
+    received_s = time.monotonic()
+    return await answer_chat(request, parse(ChatRequest, await read_json(request)), received_s)
+
+
+@router.post("/v1/completions")
+async def completions(request: Request) -> Response:
+    received_s = time.monotonic()
+    return await answer_completions(request, parse(CompletionRequest, await read_json(request)), received_s)
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    model = context(request).service.model
+    answer = models_response(model.info, model.limits.max_total_tokens)
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(request: Request, model_id: str) -> Response:
+    model = context(request).service.model
+    if model_id != model.info.model_id:
+        raise NotFoundError("No such model; /v1/models lists the one that is served", code="model_not_found")
+    return Response(orjson.dumps(model_entry(model.info, model.limits.max_total_tokens)), media_type="application/json")
+
+
+async def answer_chat(request: Request, body: ChatRequest, received_s: float) -> Response:
+    api = context(request)
+    info = api.service.model.info
+    parameters = chat_parameters(body, info.generation_defaults)
+    tools = to_tools(body.offered_tools)
+    native = await api.service.prepare_chat(to_messages(body), tools, parameters, received_s)
+    requests = siblings(native, body.num_choices)
+    answer = ChatAnswer(body, info.model_id, api.fingerprint)
+    usage = Usage()
+    usage.add_prompt(native)
+    if body.stream:
+        stream = api.service.open(requests)
+        usage_chunk = answer.usage_chunk if body.include_usage else None
+        frames = _stream_frames(stream, answer.chunk, usage, usage_chunk)
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native]))
+    return await _whole_answer(request, requests, usage, answer.object)
+
+
+async def answer_completions(request: Request, body: CompletionRequest, received_s: float) -> Response:
+    api = context(request)
+    model = api.service.model
+    parameters = completion_parameters(body, model.info.generation_defaults)
+    if len(body.prompts) > model.limits.max_client_batch_size:
+        raise BatchSizeError(model.limits.max_client_batch_size)
+    usage = Usage()
+    requests: list[GenerationRequest] = []
+    for prompt in body.prompts:
+        native = await api.service.prepare_text(prompt, parameters, received_s)
+        usage.add_prompt(native)
+        requests += siblings(native, body.num_choices)
+    answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)
+    if body.stream:
+        stream = api.service.open(requests)
+        usage_chunk = answer.usage_chunk if body.include_usage else None
+        frames = _stream_frames(stream, lambda i, event: answer.chunk(i, event, requests[i]), usage, usage_chunk)
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, requests))
+    return await _whole_answer(request, requests, usage, answer.object)
+
+
+async def _whole_answer(
+    request: Request,
+    requests: list[GenerationRequest],
+    usage: Usage,
+    make_object: Callable[[Any, Usage], dict[str, Any]],
+) -> Response:
+    api = context(request)
+    try:
+        generations = await until_disconnect(request, api.service.generate(requests))
+    except ClientGoneError:
+        return Response(status_code=499)
+    usage.completion_tokens = sum(g.finish.num_tokens for g in generations if g.finish is not None)
+    headers = generation_headers(api.shown_compute_type, generations)
+    return Response(orjson.dumps(make_object(generations, usage)), 200, headers, "application/json")
+
+
+async def _stream_frames(
+    stream: OpenGeneration,
+    make_chunk: MakeChunk,
+    usage: Usage,
+    usage_chunk: Callable[[Usage], dict[str, Any]] | None,
+) -> AsyncIterator[bytes]:
+    try:
+        async for index, event in stream:
+            if event.finish is not None:
+                usage.completion_tokens += event.finish.num_tokens
+            chunk = make_chunk(index, event)
+            if chunk is not None:
+                yield frame(chunk)
+        if usage_chunk is not None:
+            yield frame(usage_chunk(usage))
+    except TgiLocalError as error:
+        yield frame(openai_event(error))
+    yield DONE

@@ -1,0 +1,98 @@
+"""Server-sent events: framing, keep-alive, and the client that goes away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = b":\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection; nobody reads the answer."""
+
+
+def frame(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """Streams frames; when the client goes, or at the end, `close` is awaited exactly once."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, frames: AsyncIterator[bytes], close: Callable[[], Awaitable[None]], headers: Mapping[str, str]
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self._frames = frames
+        self._close = close
+        self._last_sent_s = 0.0
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        # TGI sends the bare media type.
+        self.headers["content-type"] = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        keep_alive = asyncio.ensure_future(self._keep_alive(send))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with suppress(ClientGoneError, OSError):
+                await _or_disconnect(self._send_frames(send), receive)
+                keep_alive.cancel()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            keep_alive.cancel()
+            await self._close()
+
+    async def _send_frames(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        async for body in self._frames:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            self._last_sent_s = clock()
+
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment after every idle KEEP_ALIVE_S, so that proxies and clients do not give up."""
+        clock = asyncio.get_running_loop().time
+        self._last_sent_s = clock()
+        while True:
+            idle_s = clock() - self._last_sent_s
+            if idle_s >= KEEP_ALIVE_S:
+                await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                self._last_sent_s = clock()
+            else:
+                await asyncio.sleep(KEEP_ALIVE_S - idle_s)
+
+
+async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, unless the client goes first: then `work` is cancelled and ClientGoneError raised."""
+    return await _or_disconnect(work, request.receive)
+
+
+async def _or_disconnect(work: Awaitable[T], receive: Receive) -> T:
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError()
+        return task.result()
+    finally:
+        for pending in (task, watcher):
+            pending.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,157 @@
+"""From settings and a model's source to a served model: download, load, size the cache, build the engine."""
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.engine import Engine
+from tgi_local.engine.engine_thread import EngineThread
+from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tgi_local.errors import StartupError
+from tgi_local.model import hub
+from tgi_local.service import ServedModel, Service
+from tgi_local.settings import PROGRAM, Settings
+from tgi_local.text.chat_template import ChatTemplate
+from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.types import Limits, StepStats
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BLOCK_SIZE = 16
+# Beyond this many requests of full length, more KV cache is hardly ever used.
+MAX_FULL_LENGTH_REQUESTS = 32
+
+
+async def bring_up(settings: Settings, source: hub.ModelSource, service: Service, fail: Callable[[int], None]) -> None:
+    """Load the model beside the running event loop and attach it to `service`.
+
+    `fail` is called with the exit status when it can not be loaded (2: a setting or the checkpoint, 1: a bug), or
+    when its engine dies later (1).
+    """
+    loop = asyncio.get_running_loop()
+
+    def load() -> ServedModel:
+        return load_model(
+            settings,
+            source,
+            report=lambda detail: _call(loop, service.report_loading, detail),
+            on_step=service.metrics.step_done,
+            on_death=lambda _: fail(1),
+        )
+
+    try:
+        model = await _in_daemon_thread(load)
+    except StartupError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return fail(2)
+    except Exception:
+        logger.exception("loading %s failed", source.model_id)
+        return fail(1)
+    model.engine.start()
+    service.attach(model)
+    logger.info("ready")
+
+
+def load_model(
+    settings: Settings,
+    source: hub.ModelSource,
+    *,
+    report: Callable[[str], None],
+    on_step: Callable[[StepStats], None],
+    on_death: Callable[[BaseException], None],
+) -> ServedModel:
+    """Everything slow, for a worker thread. `report` hears what is going on. Raises StartupError."""
+    folder = hub.fetch(source, settings.huggingface_hub_cache, lambda done, total: report(_progress(done, total)))
+    report("loading the libraries")
+    # Torch and Transformers take seconds to import; nothing before this line needs them.
+    from tgi_local.model.loader import LoadOptions, load
+    from tgi_local.model.runner import build_runner
+
+    report("reading the weights")
+    options = LoadOptions(settings.dtype, settings.quantize, settings.device)
+    loaded = load(folder, source.model_id, source.revision, source.is_demo, options)
+    tokenizer = TextTokenizer.load(folder)
+    max_total = _max_total_tokens(settings, loaded.info.context_length)
+    report("allocating the KV cache")
+    runner = build_runner(
+        loaded,
+        block_size=BLOCK_SIZE,
+        min_tokens=max_total,
+        max_tokens=max_total * min(settings.max_concurrent_requests, MAX_FULL_LENGTH_REQUESTS),
+        requested_tokens=settings.max_batch_total_tokens,
+    )
+    blocks = BlockManager(runner.num_blocks, runner.block_size)
+    step_limits = SchedulerLimits(settings.max_batch_size, settings.max_batch_prefill_tokens)
+    engine = EngineThread(Engine(Scheduler(step_limits, blocks), runner), on_step, on_death)
+    limits = _limits(settings, max_total, blocks.capacity_tokens, min(tokenizer.vocab_size, loaded.vocab_size))
+    logger.info("serving %s, KV cache of %d tokens", source.model_id, blocks.capacity_tokens)
+    return ServedModel(loaded.info, limits, tokenizer, ChatTemplate(tokenizer), engine)
+
+
+def _max_total_tokens(settings: Settings, context_length: int) -> int:
+    asked = settings.max_total_tokens
+    if asked is not None and asked > context_length:
+        raise StartupError(f"--max-total-tokens {asked} is more than the model's context of {context_length} tokens")
+    max_total = asked or context_length
+    longest_input = settings.max_input_tokens or settings.max_input_length
+    if longest_input is not None and longest_input >= max_total:
+        raise StartupError(f"--max-input-tokens {longest_input} must be less than the {max_total} tokens in total")
+    return max_total
+
+
+def _limits(settings: Settings, max_total: int, capacity: int, vocab_size: int) -> Limits:
+    return Limits(
+        max_best_of=settings.max_best_of,
+        max_stop_sequences=settings.max_stop_sequences,
+        max_top_n_tokens=settings.max_top_n_tokens,
+        max_input_tokens=settings.max_input_tokens or settings.max_input_length or max_total - 1,
+        max_total_tokens=max_total,
+        max_client_batch_size=settings.max_client_batch_size,
+        max_concurrent_requests=settings.max_concurrent_requests,
+        max_batch_total_tokens=capacity,
+        vocab_size=vocab_size,
+    )
+
+
+def _progress(done: int, total: int) -> str:
+    return f"downloading {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Unlike an executor's thread, this one does not hold up the exit while a model is loading."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            value = work()
+        except BaseException as error:
+            _call(loop, _settle, result, None, error)
+        else:
+            _call(loop, _settle, result, value, None)
+
+    threading.Thread(target=run, name="loader", daemon=True).start()
+    return await result
+
+
+def _settle(result: asyncio.Future[T], value: T, error: BaseException | None) -> None:
+    if result.done():
+        return
+    if error is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(value)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
+    """Run `function` on the loop; quietly nothing when the server has shut down meanwhile."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        logger.debug("the event loop is closed")

@@ -1,0 +1,1 @@
+"""Continuous batching: sequences, KV block accounting, scheduling and the thread that runs it. No torch."""

@@ -1,0 +1,227 @@
+"""Who runs next. Plans steps of mixed prefill chunks and decodes, first come first served; plain Python."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.sequence import Sequence
+from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
+from tgi_local.errors import GenerationError
+from tgi_local.types import FinishReason, GenerationRequest, SampledToken, TokenEvent, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Bounds of one step: rows, and tokens computed over all rows."""
+
+    max_batch_size: int
+    max_batch_tokens: int
+
+
+class Scheduler:
+    """Owns the waiting and running sequences. Called by the engine thread only.
+
+    Running sequences keep their arrival order. Decodes are planned before prefill chunks, so a long prompt never
+    stalls running streams; blocks run short from the newest sequence, which goes back to the head of the queue and
+    is recomputed later, so the oldest always progresses.
+    """
+
+    def __init__(
+        self, limits: SchedulerLimits, blocks: BlockManager, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self.blocks = blocks
+        self.num_preempted = 0
+        self._clock = clock
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._by_id: dict[str, Sequence] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._by_id)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises ValueError for one that can never fit or whose id is in use."""
+        num_tokens = len(request.prompt_token_ids) + request.stopping.max_new_tokens
+        if not request.prompt_token_ids or request.stopping.max_new_tokens < 1:
+            raise ValueError("a request needs at least one prompt token and one token to generate")
+        if num_tokens > self.blocks.capacity_tokens:
+            raise ValueError(f"{num_tokens} tokens can never fit in a KV cache of {self.blocks.capacity_tokens}")
+        if request.request_id in self._by_id:
+            raise ValueError(f"request id {request.request_id} is in use")
+        sequence = Sequence(request)
+        self._by_id[request.request_id] = sequence
+        self._waiting.append(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a request at any stage; False if it is not here (any more)."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return False
+        self._remove(sequence)
+        return True
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None when there is nothing to do."""
+        planned: dict[str, StepRow] = {}
+        budget = self.limits.max_batch_tokens
+        num_preempted_before = self.num_preempted
+        # Decodes first: one token each, so that prefill only gets what is left of the budget.
+        for sequence in sorted(self._running, key=lambda s: s.num_uncomputed_tokens > 1):
+            budget -= self._plan(sequence, budget, planned)
+        # A preemption means blocks are short: admitting now would only preempt again.
+        if self.num_preempted == num_preempted_before:
+            self._admit(budget, planned)
+        rows = tuple(planned[s.request_id] for s in self._running if s.request_id in planned)
+        return StepPlan(rows) if rows else None
+
+    def update(self, plan: StepPlan, result: StepResult) -> list[TokenEvent]:
+        """Book the outcome of `plan`. Rows cancelled while the step ran are dropped."""
+        events = []
+        for row, outcome in zip(plan.rows, result.rows, strict=True):
+            sequence = self._by_id.get(row.request_id)
+            if sequence is None:
+                continue
+            event = self._book(sequence, row, outcome)
+            if event is not None:
+                events.append(event)
+                if event.is_terminal:
+                    self._remove(sequence)
+        return events
+
+    def fail(self, request_ids: list[str], reason: str) -> list[TokenEvent]:
+        """End these requests with an error event."""
+        events = []
+        for request_id in request_ids:
+            sequence = self._by_id.get(request_id)
+            if sequence is not None:
+                self._remove(sequence)
+                events.append(self._error(sequence, reason))
+        return events
+
+    def request_ids(self) -> list[str]:
+        return list(self._by_id)
+
+    def _plan(self, sequence: Sequence, budget: int, planned: dict[str, StepRow]) -> int:
+        """Plan a row for `sequence`, making room by preemption; returns the tokens it takes."""
+        num_new = min(sequence.num_uncomputed_tokens, budget)
+        if num_new < 1 or sequence not in self._running:
+            return 0
+        while not self.blocks.reserve(sequence, sequence.num_computed_tokens + num_new):
+            victim = self._running[-1]
+            planned.pop(victim.request_id, None)
+            self._preempt(victim)
+            if victim is sequence:
+                return 0
+        planned[sequence.request_id] = _row(sequence, num_new)
+        return num_new
+
+    def _admit(self, budget: int, planned: dict[str, StepRow]) -> None:
+        while self._waiting and budget > 0 and len(self._running) < self.limits.max_batch_size:
+            sequence = self._waiting[0]
+            # All of the prompt must have room now (a half-admitted prompt could only wait or preempt), and one more
+            # block per running sequence, or the newcomer would soon be preempted.
+            if self.blocks.num_blocks_for(sequence.num_tokens) + len(self._running) > self.blocks.num_free:
+                return
+            self._waiting.popleft()
+            self._running.append(sequence)
+            self.blocks.reserve(sequence, sequence.num_tokens)
+            sequence.started_s = sequence.started_s or self._clock()
+            num_new = min(sequence.num_uncomputed_tokens, budget)
+            planned[sequence.request_id] = _row(sequence, num_new)
+            budget -= num_new
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self.blocks.free(sequence)
+        sequence.num_computed_tokens = 0
+        sequence.prompt_logprobs.clear()
+        self._waiting.appendleft(sequence)
+        self.num_preempted += 1
+
+    def _remove(self, sequence: Sequence) -> None:
+        del self._by_id[sequence.request_id]
+        self.blocks.free(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+
+    def _book(self, sequence: Sequence, row: StepRow, outcome: RowResult) -> TokenEvent | None:
+        if outcome.error is not None:
+            return self._error(sequence, outcome.error)
+        sequence.num_computed_tokens += len(row.token_ids)
+        sequence.prompt_logprobs.extend(outcome.target_logprobs)
+        if not row.is_sampling:
+            return None
+        if outcome.token is None:
+            raise RuntimeError(f"the runner returned no token for a sampling row of {row.request_id}, this is a bug")
+        sequence.token_ids.append(outcome.token.id)
+        is_first = sequence.num_generated_tokens == 1
+        return TokenEvent(
+            request_id=sequence.request_id,
+            token=outcome.token,
+            finish_reason=_finish_reason(sequence, outcome.token),
+            prompt_logprobs=_prompt_logprobs(sequence) if is_first else None,
+            started_s=sequence.started_s,
+            emitted_s=self._clock(),
+        )
+
+    def _error(self, sequence: Sequence, reason: str) -> TokenEvent:
+        return TokenEvent(
+            request_id=sequence.request_id,
+            error=GenerationError(reason),
+            started_s=sequence.started_s,
+            emitted_s=self._clock(),
+        )
+
+
+def _row(sequence: Sequence, num_new: int) -> StepRow:
+    start = sequence.num_computed_tokens
+    end = start + num_new
+    sampling = sequence.request.sampling
+    is_sampling = end == sequence.num_tokens
+    targets: tuple[int, ...] = ()
+    if sequence.request.prompt_logprobs and start < sequence.num_prompt_tokens:
+        targets = tuple(sequence.token_ids[start + 1 : min(end + 1, sequence.num_prompt_tokens)])
+    return StepRow(
+        request_id=sequence.request_id,
+        token_ids=tuple(sequence.token_ids[start:end]),
+        start=start,
+        block_table=tuple(sequence.block_table),
+        is_sampling=is_sampling,
+        sampling=sampling,
+        step_index=sequence.num_generated_tokens,
+        history=tuple(sequence.token_ids) if is_sampling and sampling.uses_history else (),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        logprob_targets=targets,
+    )
+
+
+def _finish_reason(sequence: Sequence, token: SampledToken) -> FinishReason | None:
+    stopping = sequence.request.stopping
+    # The limit is checked first: a token that reaches it ends by length even if it is EOS (TGI's order).
+    if sequence.num_generated_tokens >= stopping.max_new_tokens:
+        return FinishReason.LENGTH
+    if token.id in stopping.stop_token_ids:
+        return FinishReason.EOS
+    return None
+
+
+def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob, ...] | None:
+    if not sequence.request.prompt_logprobs:
+        return None
+    values = [None, *sequence.prompt_logprobs]
+    prompt_ids = sequence.token_ids[: sequence.num_prompt_tokens]
+    return tuple(TokenLogprob(i, v) for i, v in zip(prompt_ids, values, strict=True))

@@ -1,0 +1,46 @@
+"""One request's tokens and its place in the KV cache. Owned by the scheduler."""
+
+from tgi_local.types import GenerationRequest
+
+
+class Sequence:
+    """Prompt and generated token ids of one request, and the KV blocks that hold them.
+
+    `num_computed_tokens` counts the leading tokens whose keys and values are in the cache; a preempted sequence
+    starts again from 0 and recomputes prompt and output alike.
+    """
+
+    __slots__ = (
+        "block_table",
+        "num_computed_tokens",
+        "num_prompt_tokens",
+        "prompt_logprobs",
+        "request",
+        "started_s",
+        "token_ids",
+    )
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.token_ids: list[int] = list(request.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.num_computed_tokens = 0
+        self.block_table: list[int] = []
+        self.prompt_logprobs: list[float] = []
+        self.started_s = 0.0
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens

@@ -1,0 +1,74 @@
+"""The border between scheduling and the model: a plan goes in, a result comes out, both plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tgi_local.types import SampledToken, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """The work of one sequence in one step; a prefill chunk has many token ids, a decode row has one.
+
+    `token_ids` are the tokens to compute, the first at position `start`; `block_table` covers all positions up to
+    the last of them. `is_sampling` asks for a next token. `history` is prompt and output so far (empty unless a
+    sampling rule reads it), of which the first `num_prompt_tokens` are prompt. `step_index` counts the tokens
+    generated before this one and, with the seed, fixes the randomness of the row. `logprob_targets` are the tokens
+    that follow each of `token_ids` in the prompt, when their log-probabilities are wanted.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    start: int
+    block_table: tuple[int, ...]
+    is_sampling: bool
+    sampling: SamplingParams
+    step_index: int = 0
+    history: Sequence[int] = ()
+    num_prompt_tokens: int = 0
+    logprob_targets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass: rows in any mixture of prefill chunks and decodes."""
+
+    rows: tuple[StepRow, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row.token_ids) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What became of one row: a token if one was asked for, or an error that concerns this row alone.
+
+    `target_logprobs` has one value per logprob target of the row.
+    """
+
+    token: SampledToken | None = None
+    error: str | None = None
+    target_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One result per row, in the order of the plan."""
+
+    rows: tuple[RowResult, ...]
+
+
+class Runner(Protocol):
+    """Runs plans on a model. Used by the engine thread only."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_size(self) -> int: ...
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every row of `plan`, writing its keys and values into the cache blocks it names."""
+        ...

@@ -1,0 +1,159 @@
+"""Paged attention, registered with Transformers' attention interface.
+
+All rows of a step are laid end to end in one sequence of T tokens; keys and values go to the cache slots named by
+`slots`, and every row attends to its own context only. Shapes: T tokens, B decode rows, H query heads, K key-value
+heads, G = H / K, D head size, L context length.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from tgi_local.model.kv_cache import KVCache
+
+NAME = "tgi_local_paged"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSpan:
+    """One row of several new tokens: tokens [first, last) of the step at positions from `start`.
+
+    `context_slots` [L] are the cache slots of its whole context, new tokens included; None when there is no earlier
+    context, so that the step's own keys and values are the context.
+    """
+
+    first: int
+    last: int
+    start: int
+    context_slots: torch.Tensor | None
+
+
+@dataclass(slots=True)
+class PagedStep:
+    """Where the tokens of one step live. `decode_slots` [B, L] is padded beyond `decode_lens` [B]."""
+
+    cache: KVCache
+    slots: torch.Tensor
+    decode_tokens: torch.Tensor
+    decode_slots: torch.Tensor
+    decode_lens: torch.Tensor
+    prefills: list[PrefillSpan]
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def decode_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Additive mask [B, 1, 1, L]; built once per step and window size."""
+        mask = self._masks.get(window)
+        if mask is None:
+            positions = torch.arange(self.decode_slots.shape[1], device=self.decode_slots.device)
+            lens = self.decode_lens[:, None]
+            hidden = positions >= lens
+            if window is not None:
+                hidden |= positions < lens - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            mask = self._masks[window] = mask[:, None, None, :]
+        return mask
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    paged: PagedStep | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Transformers' attention signature: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
+    if paged is None:
+        raise NotImplementedError("the model does not hand its attention the step's cache")
+    if s_aux is not None:
+        raise NotImplementedError("attention sinks")
+    keys, values = paged.cache.write(module.layer_idx, paged.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))  # type: ignore[arg-type]
+    queries = query[0].transpose(0, 1)
+    out = torch.empty(queries.shape[0], queries.shape[1], values.shape[-1], dtype=query.dtype, device=query.device)
+    if len(paged.decode_tokens):
+        mask = paged.decode_mask(sliding_window, query.dtype)
+        out[paged.decode_tokens] = _decode(queries[paged.decode_tokens], keys, values, paged, mask, scaling, softcap)
+    for span in paged.prefills:
+        rows = slice(span.first, span.last)
+        if span.context_slots is None:
+            k, v = key[:, :, rows], value[:, :, rows]
+        else:
+            k = keys[span.context_slots].transpose(0, 1)[None]
+            v = values[span.context_slots].transpose(0, 1)[None]
+        out[rows] = _prefill(query[:, :, rows], k, v, span.start, scaling, sliding_window, softcap)
+    return out[None], None
+
+
+def _decode(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    paged: PagedStep,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """queries [B, H, D] against gathered contexts -> [B, H, D]."""
+    k = keys[paged.decode_slots].transpose(1, 2)  # [B, K, L, D]
+    v = values[paged.decode_slots].transpose(1, 2)
+    # A GQA group's heads become query rows: enable_gqa is an order of magnitude slower on the CPU.
+    grouped = queries.view(queries.shape[0], k.shape[1], -1, queries.shape[-1])  # [B, K, G, D]
+    out = _attend(grouped, k, v, mask, scaling, softcap)
+    return out.reshape(queries.shape[0], queries.shape[1], -1)
+
+
+def _prefill(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    start: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """query [1, H, N, D] at positions from `start` against key, value [1, K, L, D] -> [N, H, D]."""
+    groups = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(groups, dim=1)
+    value = value.repeat_interleave(groups, dim=1)
+    num_new, context = query.shape[2], key.shape[2]
+    if start == 0 and window is None and softcap is None:
+        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    else:
+        rows = torch.arange(start, start + num_new, device=query.device)[:, None]
+        columns = torch.arange(context, device=query.device)[None]
+        hidden = columns > rows
+        if window is not None:
+            hidden |= columns <= rows - window
+        mask = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(hidden, float("-inf"))
+        out = _attend(query, key, value, mask, scaling, softcap)
+    return out[0].transpose(0, 1)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    if softcap is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    # Gemma 2's logit soft-capping, which the fused kernels do not know: softcap * tanh(scores / softcap).
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    scores = torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) * softcap
+    return torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def register() -> None:
+    """Make the attention known to Transformers under NAME. Without a mask function of its own no mask is built."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, paged_attention)

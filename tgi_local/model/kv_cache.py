@@ -1,0 +1,68 @@
+"""The memory behind KV blocks: its size, and reads and writes by slot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tgi_local.errors import StartupError
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer stores per token: heads x head size of keys and of values."""
+
+    num_heads: int
+    key_size: int
+    value_size: int
+
+
+class KVCache:
+    """Owns the cache tensors, per layer [slots, heads, head size]; slot = block * block_size + offset.
+
+    Used by the engine thread only.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        slots = num_blocks * block_size
+        self._keys = [torch.zeros(slots, s.num_heads, s.key_size, dtype=dtype, device=device) for s in shapes]
+        self._values = [torch.zeros(slots, s.num_heads, s.value_size, dtype=dtype, device=device) for s in shapes]
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store keys and values [T, heads, head size] at `slots` [T]; returns the layer's whole cache."""
+        self._keys[layer].index_copy_(0, slots, keys.to(self._keys[layer].dtype))
+        self._values[layer].index_copy_(0, slots, values.to(self._values[layer].dtype))
+        return self._keys[layer], self._values[layer]
+
+
+def bytes_per_token(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
+    return sum(shape.num_heads * (shape.key_size + shape.value_size) for shape in shapes) * dtype.itemsize
+
+
+def choose_num_blocks(
+    token_bytes: int, free_bytes: int, block_size: int, min_tokens: int, max_tokens: int, requested_tokens: int | None
+) -> int:
+    """How many blocks to allocate: as asked for, else what fits in `free_bytes` up to `max_tokens`.
+
+    Raises StartupError when not even one request of `min_tokens` fits.
+    """
+    fits = int(free_bytes // token_bytes)
+    wanted = requested_tokens if requested_tokens is not None else max_tokens
+    if requested_tokens is not None and requested_tokens > fits:
+        raise StartupError(
+            f"--max-batch-total-tokens {requested_tokens} needs {requested_tokens * token_bytes / 2**30:.1f} GiB of KV "
+            f"cache, {free_bytes / 2**30:.1f} GiB are free; at most {fits} tokens fit"
+        )
+    tokens = min(wanted, fits)
+    if tokens < min_tokens:
+        raise StartupError(
+            f"the KV cache holds {tokens} tokens, one request may need {min_tokens}; lower --max-total-tokens to at "
+            f"most {tokens}, or raise --max-batch-total-tokens"
+        )
+    return -(-tokens // block_size)

@@ -1,0 +1,210 @@
+"""A folder of safetensors to a model ready to run: dtype, device, quantization, attention."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgi_local.errors import StartupError
+from tgi_local.model import attention
+from tgi_local.model.kv_cache import LayerShape
+from tgi_local.model.quantization import quantization_config
+from tgi_local.types import GenerationDefaults, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the user asked for; None lets the loader choose by hardware."""
+
+    dtype: str | None = None
+    quantize: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode whose attention reads the paged cache, and the shape of that cache."""
+
+    model: Any
+    layer_shapes: tuple[LayerShape, ...]
+    dtype: torch.dtype
+    device: torch.device
+    vocab_size: int
+    info: ModelInfo
+
+
+def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, options: LoadOptions) -> LoadedModel:
+    """Load the checkpoint in `folder`. Raises StartupError for one that can not be served."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise StartupError(f"config.json of {model_id!r} can not be used: {_first_line(error)}") from error
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, getattr(config, "dtype", None), device, is_demo)
+    quantize = choose_quantize(options.quantize, config, device, is_demo)
+    model = _load_weights(folder, model_id, config, dtype, device, quantize)
+    layer_shapes = probe_layers(model, model_id, device)
+    architecture = type(model).__name__
+    logger.info("%s loaded: %s, %s on %s, quantize=%s", model_id, architecture, dtype, device, quantize)
+    info = ModelInfo(
+        model_id=model_id,
+        revision=revision,
+        dtype=str(dtype).removeprefix("torch."),
+        device=device.type,
+        quantize=quantize,
+        architecture=architecture,
+        compute_type=_compute_type(device),
+        context_length=getattr(config, "max_position_embeddings", None) or 4096,
+        is_demo=is_demo,
+        generation_defaults=_generation_defaults(folder),
+        eos_token_ids=_eos_token_ids(model),
+    )
+    return LoadedModel(model, layer_shapes, dtype, device, config.get_text_config().vocab_size, info)
+
+
+def choose_device(requested: str | None) -> torch.device:
+    """`cuda` when there is one, else `cpu`. Raises StartupError for a device that is not here."""
+    if requested is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise StartupError(f"--device {requested!r} is no device; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise StartupError(f"--device {requested!r} is not supported; use cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StartupError("--device cuda: torch finds no CUDA GPU; install a CUDA build of torch, or use --device cpu")
+    return device
+
+
+def choose_dtype(requested: str | None, checkpoint: Any, device: torch.device, is_demo: bool) -> torch.dtype:
+    """As asked for; else float32 for the demo, else the checkpoint's own (bfloat16 where CPUs lack fast float16)."""
+    if requested is not None:
+        if requested not in DTYPES:
+            raise StartupError(f"--dtype {requested!r} is not supported; choose one of {', '.join(DTYPES)}")
+        return DTYPES[requested]
+    if is_demo:
+        return torch.float32
+    dtype = checkpoint if isinstance(checkpoint, torch.dtype) else torch.bfloat16
+    return torch.bfloat16 if dtype is torch.float16 and device.type == "cpu" else dtype
+
+
+def choose_quantize(requested: str | None, config: Any, device: torch.device, is_demo: bool) -> str | None:
+    """As asked for; by default nf4 on CUDA, for checkpoints that are not quantized already."""
+    own = getattr(config, "quantization_config", None)
+    if own is not None:
+        if requested is not None:
+            raise StartupError(f"--quantize {requested}: the checkpoint is quantized already; leave the flag out")
+        return str(own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", "own"))
+    if requested is not None:
+        return None if requested == "none" else requested
+    return "bitsandbytes-nf4" if device.type == "cuda" and not is_demo else None
+
+
+def probe_layers(model: Any, model_id: str, device: torch.device) -> tuple[LayerShape, ...]:
+    """Run one token and note what every layer wants cached.
+
+    Running it, rather than reading the config, finds any architecture whose layers do not go through the attention
+    interface (recurrent state, sinks); it is refused by name.
+    """
+    recorder = _ShapeRecorder()
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    step = attention.PagedStep(recorder, zero, zero, zero[None], zero + 1, [])  # type: ignore[arg-type]
+    name = type(model).__name__
+    try:
+        with torch.inference_mode():
+            model(input_ids=zero[None], position_ids=zero[None], use_cache=False, logits_to_keep=1, paged=step)
+    except (NotImplementedError, TypeError) as error:
+        raise StartupError(f"{model_id!r} ({name}) is not supported: {_first_line(error)}") from error
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(recorder.shapes) != list(range(num_layers)):
+        raise StartupError(
+            f"{model_id!r} ({name}) is not supported: only {len(recorder.shapes)} of its {num_layers} layers are plain "
+            "attention, and layers with recurrent state can not be paged"
+        )
+    return tuple(recorder.shapes[layer] for layer in range(num_layers))
+
+
+class _ShapeRecorder:
+    """Stands in for the cache while probing."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.shapes[layer] = LayerShape(keys.shape[1], keys.shape[2], values.shape[2])
+        return keys, values
+
+
+def _load_weights(
+    folder: Path, model_id: str, config: Any, dtype: torch.dtype, device: torch.device, quantize: str | None
+) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    options: dict[str, Any] = {}
+    if quantize is not None and getattr(config, "quantization_config", None) is None:
+        options["quantization_config"] = quantization_config(quantize, dtype)
+    if quantize is not None or device.type == "cuda":
+        options["device_map"] = {"": device}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except torch.OutOfMemoryError as error:
+        raise StartupError(f"{model_id!r} does not fit on {device}; choose a smaller model or --quantize") from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise StartupError(f"{model_id!r} can not be loaded: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _eos_token_ids(model: Any) -> frozenset[int]:
+    for config in (getattr(model, "generation_config", None), model.config.get_text_config()):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset(ids if isinstance(ids, list) else [ids])
+    return frozenset()
+
+
+def _generation_defaults(folder: Path) -> GenerationDefaults:
+    """What generation_config.json says of sampling; `do_sample: false` means greedy."""
+    path = folder / "generation_config.json"
+    values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if values.get("do_sample") is False:
+        return GenerationDefaults(temperature=0.0)
+    return GenerationDefaults(
+        temperature=values.get("temperature"),
+        top_p=values.get("top_p"),
+        top_k=values.get("top_k") or None,
+        repetition_penalty=values.get("repetition_penalty"),
+    )
+
+
+def _compute_type(device: torch.device) -> str:
+    """TGI's form: `1-nvidia-l4`."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"1-{torch.cuda.get_device_name(device).lower().replace(' ', '-')}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

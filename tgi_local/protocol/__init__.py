@@ -1,0 +1,1 @@
+"""Wire schemas of each dialect and their translation to the one native request."""

@@ -1,0 +1,59 @@
+"""What every wire schema shares: strict types, and errors that name the field without echoing its value."""
+
+import secrets
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tgi_local.errors import BodyShapeError
+
+U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
+I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+MAX_FIELD_PATH = 80
+
+M = TypeVar("M", bound="WireModel")
+
+
+class WireModel(BaseModel):
+    """A request body. Strict: no strings for numbers, no booleans for integers; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True, hide_input_in_errors=True)
+
+
+def parse(model: type[M], body: Any) -> M:
+    """Raises BodyShapeError, which names the first field that is wrong."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise shape_error(error) from None
+
+
+def shape_error(error: ValidationError) -> BodyShapeError:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    path = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
+    if problem["type"] == "missing":
+        *parents, name = path.rsplit(".", 1)
+        detail = f"missing field `{name}`"
+        path = parents[0] if parents else ""
+    else:
+        detail = problem["msg"][0].lower() + problem["msg"][1:]
+    prefix = f"{path}: " if path else ""
+    return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=path or None)
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def _dotted(location: list[int | str]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path[:MAX_FIELD_PATH]
+
+
+def _is_union_branch(part: int | str) -> bool:
+    """Pydantic names the branch of a union in the path (`str`, `list[str]`, `function-after[...]`); clients know none."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)

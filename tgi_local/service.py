@@ -1,0 +1,338 @@
+"""The front door for every route: prompt text or messages in, text events out."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from tgi_local.engine.engine_thread import EngineThread
+from tgi_local.errors import (
+    GenerationError,
+    IncompleteGenerationError,
+    NotReadyError,
+    OverloadedError,
+    RequestError,
+    TemplateError,
+    ValidationError,
+)
+from tgi_local.metrics import Metrics
+from tgi_local.stream import TextStream
+from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
+from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.types import (
+    Finish,
+    Generation,
+    GenerationRequest,
+    Limits,
+    ModelInfo,
+    RequestParameters,
+    TextEvent,
+    TokenSpan,
+)
+from tgi_local.validation import build_request, check_parameters, with_new_seed
+
+T = TypeVar("T")
+
+# A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
+MAX_CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A loaded model with everything a request needs."""
+
+    info: ModelInfo
+    limits: Limits
+    tokenizer: TextTokenizer
+    template: ChatTemplate
+    engine: EngineThread
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """`name` is loading, ready, draining, stalled or dead; `detail` is for people."""
+
+    name: str
+    detail: str = ""
+
+
+class Service:
+    """Owns admission and the state of the server. Event-loop thread only.
+
+    It exists before its model does; until `attach`, every request is answered with NotReadyError.
+    """
+
+    def __init__(self, metrics: Metrics, num_workers: int = 2, stall_s: float = 60.0) -> None:
+        self.metrics = metrics
+        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
+        self._model: ServedModel | None = None
+        self._state = ServiceState("loading", "starting")
+        self._stall_s = stall_s
+        self._num_slots_taken = 0
+
+    def attach(self, model: ServedModel) -> None:
+        self._model = model
+        self._state = ServiceState("ready")
+
+    def report_loading(self, detail: str) -> None:
+        self._state = ServiceState("loading", detail)
+
+    def drain(self) -> None:
+        """Refuse new requests; running ones go on."""
+        self._state = ServiceState("draining", "the server is shutting down")
+
+    @property
+    def num_open(self) -> int:
+        return self._num_slots_taken
+
+    @property
+    def model(self) -> ServedModel:
+        """The model to serve with. Raises NotReadyError."""
+        state = self.state()
+        if self._model is None or state.name in ("loading", "draining", "dead"):
+            raise NotReadyError(state.name, f"The model is not ready: {state.detail or state.name}")
+        return self._model
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._model.info if self._model is not None else None
+
+    @property
+    def limits(self) -> Limits | None:
+        return self._model.limits if self._model is not None else None
+
+    def state(self) -> ServiceState:
+        if self._state.name != "ready" or self._model is None:
+            return self._state
+        if self._model.engine.fatal_error is not None:
+            return ServiceState("dead", "the engine has stopped after an error; restart the server")
+        if self._model.engine.stalled_for_s() > self._stall_s:
+            return ServiceState("stalled", f"no progress for {self._stall_s:.0f} s")
+        return self._state
+
+    async def prepare_text(
+        self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float
+    ) -> GenerationRequest:
+        """The native request for a raw prompt, as text or token ids. Raises RequestError."""
+        model = self.model
+        with self._counting_failures():
+            check_parameters(parameters, model.limits)
+            if not isinstance(prompt, str):
+                token_ids = _checked_ids(prompt, model.limits.vocab_size)
+                text = await self._in_worker(lambda: model.tokenizer.decode(token_ids, skip_special_tokens=False))
+            else:
+                if not prompt:
+                    raise ValidationError("`inputs` cannot be empty", param="inputs")
+                text = prompt
+                _check_length(prompt, model.limits)
+                token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
+            return self._build(parameters, text, token_ids, received_s)
+
+    async def prepare_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        parameters: RequestParameters,
+        received_s: float,
+    ) -> GenerationRequest:
+        """The native request for a conversation. Raises RequestError."""
+        model = self.model
+        with self._counting_failures():
+            check_parameters(parameters, model.limits)
+            prompt = await self.render_chat(messages, tools)
+            return self._build(parameters, prompt.text, prompt.token_ids, received_s)
+
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> RenderedPrompt:
+        """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
+        model = self.model
+        continues = bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
+        _check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
+        return await self._in_worker(
+            lambda: model.template.render(
+                messages, tools=tools, add_generation_prompt=not continues, continue_final_message=continues
+            )
+        )
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+        tokenizer = self.model.tokenizer
+        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+
+    def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
+        """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
+        model = self.model
+        if self._num_slots_taken + len(requests) > model.limits.max_concurrent_requests:
+            self.metrics.request_failed("overloaded")
+            raise OverloadedError()
+        self._num_slots_taken += len(requests)
+        for request in requests:
+            self.metrics.request_admitted(request)
+        return OpenGeneration(self, model, requests)
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """The fold of the stream, one Generation per request, in their order."""
+        generations = [Generation(request) for request in requests]
+        async with self.open(requests) as stream:
+            async for index, event in stream:
+                fold(generations[index], event)
+        return generations
+
+    async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
+        """`best_of` samples, the one with the highest mean log-probability first."""
+        generations = await self.generate(siblings(request, best_of))
+        return sorted(generations, key=lambda generation: -generation.mean_logprob)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let running requests finish for up to `timeout_s`, then end them with an error."""
+        self.drain()
+        deadline = time.monotonic() + timeout_s
+        while self._num_slots_taken and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._model is not None:
+            await asyncio.to_thread(self._model.engine.stop)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def release(self, count: int) -> None:
+        self._num_slots_taken -= count
+
+    def _build(
+        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float
+    ) -> GenerationRequest:
+        model = self.model
+        return build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+
+    async def _in_worker(self, function: Callable[[], T]) -> T:
+        """Run text work off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+    def _counting_failures(self) -> "_CountFailures":
+        self.metrics.request_received()
+        return _CountFailures(self.metrics)
+
+
+class _CountFailures:
+    """Counts a refused request under its cause."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, TemplateError):
+            self._metrics.request_failed("template")
+        elif isinstance(error, RequestError):
+            self._metrics.request_failed("validation")
+
+
+class OpenGeneration:
+    """Owns the slots of a group of requests and their text streams. Iterate once; close always.
+
+    Yields (index of the request in the group, event). Closing early cancels what still runs.
+    """
+
+    def __init__(self, service: Service, model: ServedModel, requests: Sequence[GenerationRequest]) -> None:
+        self._service = service
+        self._engine = model.engine
+        self._requests = requests
+        self._num_open = len(requests)
+        self._events: AsyncGenerator[tuple[int, TextEvent]] | None = None
+        now = time.monotonic()
+        tags = model.template.thinking_tags
+        self._streams = {
+            request.request_id: (index, TextStream(request, model.tokenizer, tags, now))
+            for index, request in enumerate(requests)
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, TextEvent]]:
+        self._events = self._run()
+        return self._events
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        if self._events is not None:
+            await self._events.aclose()
+        self._service.release(self._num_open)
+        dropped, self._num_open = self._num_open, 0
+        for _ in range(dropped):
+            self._service.metrics.request_failed("dropped")
+
+    async def _run(self) -> AsyncGenerator[tuple[int, TextEvent]]:
+        try:
+            async with aclosing(self._engine.submit(self._requests)) as batches:
+                async for batch in batches:
+                    for token_event in batch:
+                        if token_event.request_id not in self._streams:
+                            continue
+                        index, stream = self._streams[token_event.request_id]
+                        event = stream.step(token_event)
+                        if event.finish is not None:
+                            self._finished(token_event.request_id, event.finish)
+                        yield index, event
+                    if not self._streams:
+                        return
+        except (GenerationError, NotReadyError):
+            self._failed("generation")
+            raise
+        if self._streams:
+            self._failed("incomplete")
+            raise IncompleteGenerationError()
+
+    def _finished(self, request_id: str, finish: Finish) -> None:
+        del self._streams[request_id]
+        # After a stop string the engine would go on; tokens already on their way find no stream and are dropped.
+        self._engine.cancel(request_id)
+        self._num_open -= 1
+        self._service.release(1)
+        self._service.metrics.request_finished(finish)
+
+    def _failed(self, cause: str) -> None:
+        self._service.release(self._num_open)
+        for _ in range(self._num_open):
+            self._service.metrics.request_failed(cause)
+        self._num_open = 0
+
+
+def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
+    """`request` and its copies with other random streams."""
+    requests = [request]
+    while len(requests) < count:
+        requests.append(with_new_seed(requests[-1]))
+    return requests
+
+
+def fold(generation: Generation, event: TextEvent) -> None:
+    """Add one event to a generation."""
+    if event.token is not None:
+        generation.tokens.append(event.token)
+    generation.text += event.text
+    generation.reasoning += event.reasoning
+    generation.tool_calls.extend(event.tool_calls)
+    generation.prompt_tokens = event.prompt_tokens or generation.prompt_tokens
+    generation.finish = event.finish or generation.finish
+
+
+def _check_length(text: str, limits: Limits) -> None:
+    if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
+        raise ValidationError(
+            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
+            param="inputs",
+            code="context_length_exceeded",
+        )
+
+
+def _checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
+    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
+        raise ValidationError(f"`prompt` token ids must be from 0 to {vocab_size - 1}", param="prompt")
+    return list(token_ids)

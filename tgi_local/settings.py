@@ -1,0 +1,195 @@
+"""Every flag once: type, bound, default and help. The command line, the environment and the docs derive from it.
+
+Names and environment variables are TGI's. The command line wins over the environment.
+"""
+
+import argparse
+import difflib
+import ipaddress
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict, SettingsError
+
+PROGRAM = "tgi-local"
+DEFAULT_HOSTNAME = "127.0.0.1"
+DEFAULT_PORT = 8080
+SPACE_PORT = 7860
+
+
+class UsageError(Exception):
+    """A flag or variable is wrong; one line that names it and says how to mend it."""
+
+
+class Settings(BaseSettings):
+    """Serve one language model from this machine: TGI's and OpenAI's HTTP APIs and a chat page on one port."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        cli_prog_name=PROGRAM,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts={"port": "p", "graceful_termination_timeout": "g"},
+    )
+
+    model_id: str = Field("demo", description="a folder, a hub id (owner/name), or 'demo', the tiny built-in model")
+    revision: str | None = Field(None, description="hub revision: branch, tag or commit")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None, description="number format of the weights; default: the checkpoint's"
+    )
+    quantize: Literal["bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "none"] | None = Field(
+        None, description="quantize while loading; default: bitsandbytes-nf4 on a GPU, none on the CPU"
+    )
+    device: str | None = Field(None, description="cpu, cuda or cuda:N; default: the GPU if there is one")
+    huggingface_hub_cache: str | None = Field(None, description="where downloaded models are kept; default: the hub's")
+
+    hostname: str = Field(
+        DEFAULT_HOSTNAME, description="IP address to listen on; 0.0.0.0 for all, which needs an API key"
+    )
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
+    api_key: str | None = Field(None, min_length=1, description="key that clients and the page must present")
+    cors_allow_origin: Annotated[list[str], NoDecode] = Field(
+        [], description="web origin that may call the API; repeat for several"
+    )
+    payload_limit: int = Field(2_000_000, ge=1, description="largest request body in bytes")
+    disable_ui: bool = Field(False, description="serve the API only, without the chat page")
+
+    max_concurrent_requests: int = Field(128, ge=1, description="requests in flight before 429 is answered")
+    max_best_of: int = Field(2, ge=1, description="largest best_of")
+    max_stop_sequences: int = Field(4, ge=0, description="most stop strings per request")
+    max_top_n_tokens: int = Field(5, ge=0, description="most alternatives per token on the native routes")
+    max_client_batch_size: int = Field(4, ge=1, description="most prompts per completions call")
+    max_input_tokens: int | None = Field(None, ge=1, description="longest prompt; default: max-total-tokens - 1")
+    max_input_length: int | None = Field(None, ge=1, description="old name of --max-input-tokens")
+    max_total_tokens: int | None = Field(None, ge=2, description="longest prompt plus output; default: the model's")
+    max_batch_prefill_tokens: int = Field(2048, ge=16, description="most tokens computed in one step")
+    max_batch_total_tokens: int | None = Field(
+        None, ge=16, description="tokens the KV cache holds; default: what fits in memory"
+    )
+    max_batch_size: int = Field(128, ge=1, description="most sequences in one step")
+    validation_workers: int = Field(2, ge=1, description="threads for tokenizing and chat templates")
+    graceful_termination_timeout: int = Field(
+        30, ge=0, description="seconds that running requests get to finish at shutdown"
+    )
+    compute_type: str | None = Field(None, description="value of the x-compute-type header; default: the hardware")
+    json_output: bool = Field(False, description="log JSON lines")
+    log_level: Literal["trace", "debug", "info", "warn", "warning", "error"] = Field("info", description="log level")
+
+    space_id: str | None = Field(None, description="set by a Hugging Face Space; serves its port to everyone")
+    space_host: str | None = Field(None, description="set by a Hugging Face Space; its public host name")
+
+    @property
+    def is_space(self) -> bool:
+        return self.space_id is not None
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.hostname).is_loopback
+
+    def local_url(self, port: int) -> str:
+        """How this machine reaches the server on `port`."""
+        address = ipaddress.ip_address(self.hostname)
+        if address.is_unspecified:
+            return f"http://127.0.0.1:{port}" if address.version == 4 else f"http://[::1]:{port}"
+        return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+
+    @field_validator("cors_allow_origin", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("hostname")
+    @classmethod
+    def _only_ip(cls, value: str) -> str:
+        # Shells and containers put the machine's name into HOSTNAME; it must not break the start.
+        if value == "localhost":
+            return DEFAULT_HOSTNAME
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            return DEFAULT_HOSTNAME
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable_key(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or not value.isprintable() or " " in value):
+            raise ValueError("use printable ASCII characters without spaces, or no header can carry the key")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _space_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("space_id"):
+            # A Space routes to 0.0.0.0:7860, whatever HOSTNAME its container has.
+            return {"port": SPACE_PORT, **values, "hostname": "0.0.0.0"}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.max_input_tokens is not None and self.max_input_length is not None:
+            raise ValueError("max-input-tokens and max-input-length are the same setting; give one of them")
+        if self.max_batch_size > self.max_batch_prefill_tokens:
+            raise ValueError(
+                f"max-batch-size {self.max_batch_size} needs max-batch-prefill-tokens of at least as much, "
+                f"not {self.max_batch_prefill_tokens}"
+            )
+        longest_input = self.max_input_tokens or self.max_input_length
+        if longest_input and self.max_total_tokens and longest_input >= self.max_total_tokens:
+            raise ValueError(
+                f"max-input-tokens {longest_input} must be less than max-total-tokens {self.max_total_tokens}"
+            )
+        if not self.is_loopback and self.api_key is None and not self.is_space:
+            raise ValueError(
+                f"hostname {self.hostname} is reachable from other machines: set --api-key, or listen on 127.0.0.1"
+            )
+        return self
+
+
+def load_settings(args: Sequence[str]) -> Settings:
+    """Settings from command line and environment. Raises UsageError; prints help and exits 0 on --help."""
+    parser = _Parser(prog=PROGRAM, description=Settings.__doc__)
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=list(args), root_parser=parser)
+        return Settings(_cli_settings_source=source)
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+    except SettingsError as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and proposes the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        close = difflib.get_close_matches(unknown.replace("_", "-"), known, n=1)
+        hint = f"did you mean {close[0]}?" if close and message.startswith("unrecognized") else "see --help"
+        raise UsageError(f"{message}; {hint}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    flag = f"--{name.replace('_', '-')} ({name.upper()})" if name else ""
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    value = problem.get("input")
+    given = f", not {value!r}" if flag and isinstance(value, str | int | float) and name != "api_key" else ""
+    return f"{flag}: {message}{given}" if flag else message
+
+
+def settings_or_exit(args: Sequence[str] | None = None) -> Settings:
+    """Settings, or one line on stderr and exit status 2."""
+    try:
+        return load_settings(sys.argv[1:] if args is None else args)
+    except UsageError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

@@ -1,0 +1,108 @@
+"""Token events of one request to text events: detokenize, stop strings, reasoning and tool calls."""
+
+from tgi_local.text.detokenizer import Detokenizer
+from tgi_local.text.reasoning import ReasoningParser
+from tgi_local.text.stop_strings import StopStrings
+from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_calls import Content, ToolCallParser
+from tgi_local.types import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    SampledToken,
+    TextEvent,
+    TextToken,
+    Timings,
+    TokenEvent,
+    TokenLogprob,
+    ToolCall,
+)
+
+
+class TextStream:
+    """Owns the text state of one request. `step` gives an event with `finish` exactly once; after it, stop."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        tokenizer: TextTokenizer,
+        thinking_tags: tuple[str, str] | None,
+        submitted_s: float,
+    ) -> None:
+        self._request = request
+        self._tokenizer = tokenizer
+        self._submitted_s = submitted_s
+        self._num_tokens = 0
+        self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=True)
+        self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
+        self._reasoning: ReasoningParser | None = None
+        if request.text.parse_chat and thinking_tags is not None:
+            # Some templates open the thought themselves, at the end of the prompt.
+            starts_open = request.prompt_text.rstrip().endswith(thinking_tags[0])
+            self._reasoning = ReasoningParser(*thinking_tags, starts_open=starts_open)
+        self._tool_calls = ToolCallParser() if request.text.parse_tool_calls else None
+
+    def step(self, event: TokenEvent) -> TextEvent:
+        """Raises the error of an error event."""
+        if event.error is not None:
+            raise event.error
+        assert event.token is not None
+        self._num_tokens += 1
+        increment = self._detokenizer.step(event.token.id)
+        if event.finish_reason is not None:
+            increment += self._detokenizer.flush()
+        emitted, matched = self._stops.step(increment)
+        reason = self._finish_reason(event, matched)
+        if reason is not None and matched is None:
+            emitted += self._stops.flush()
+        content, reasoning, tool_calls = self._parse(emitted, is_last=reason is not None)
+        return TextEvent(
+            token=self._text_token(event.token, increment),
+            text=content,
+            reasoning=reasoning,
+            tool_calls=tool_calls,
+            prompt_tokens=tuple(self._prompt_token(t) for t in event.prompt_logprobs or ()),
+            finish=self._finish(event, reason, matched) if reason is not None else None,
+        )
+
+    def _finish_reason(self, event: TokenEvent, matched: str | None) -> FinishReason | None:
+        # TGI looks at the limit and EOS first; where the stop string is cut from the text, the cut is the reason.
+        if matched is not None and not self._request.text.keep_stop_string:
+            return FinishReason.STOP_SEQUENCE
+        return event.finish_reason or (FinishReason.STOP_SEQUENCE if matched is not None else None)
+
+    def _finish(self, event: TokenEvent, reason: FinishReason, matched: str | None) -> Finish:
+        timings = Timings(
+            validation_s=self._submitted_s - self._request.received_s,
+            queue_s=event.started_s - self._submitted_s,
+            inference_s=event.emitted_s - event.started_s,
+        )
+        return Finish(reason, self._num_tokens, timings, matched)
+
+    def _parse(self, text: str, *, is_last: bool) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """Split text into content, reasoning and tool calls."""
+        if self._reasoning is None:
+            content, reasoning = text, ""
+        else:
+            parts = self._reasoning.step(text) + (self._reasoning.flush() if is_last else [])
+            content = "".join(part for channel, part in parts if channel == "content")
+            reasoning = "".join(part for channel, part in parts if channel == "reasoning")
+        if self._tool_calls is None:
+            return content, reasoning, ()
+        items = self._tool_calls.step(content) + (self._tool_calls.flush() if is_last else [])
+        content = "".join(item.text for item in items if isinstance(item, Content))
+        calls = tuple(item for item in items if isinstance(item, ToolCall))
+        return content, reasoning, calls
+
+    def _text_token(self, token: SampledToken, increment: str) -> TextToken:
+        special = self._tokenizer.is_special(token.id)
+        text = self._tokenizer.token_text(token.id) if special else increment
+        top = tuple(self._lone_token(t) for t in token.top)
+        return TextToken(token.id, text, token.logprob, special, top)
+
+    def _lone_token(self, token: TokenLogprob) -> TextToken:
+        """A token outside the text, such as an alternative."""
+        text = self._tokenizer.token_text(token.id)
+        return TextToken(token.id, text, token.logprob, self._tokenizer.is_special(token.id))
+
+    _prompt_token = _lone_token

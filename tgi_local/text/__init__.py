@@ -1,0 +1,1 @@
+"""Small pure text machines: tokenizer, chat template, detokenizer, stop strings, reasoning, tool calls."""

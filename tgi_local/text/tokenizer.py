@@ -1,0 +1,181 @@
+"""Text to token ids and back, through one fast tokenizer that any thread may use."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import Tokenizer
+
+from tgi_local.errors import StartupError, ValidationError
+from tgi_local.types import TokenSpan
+
+# transformers writes 1e30 where a checkpoint names no limit.
+_MAX_SANE_LENGTH = 10**9
+_ANCHOR = "\n"
+
+
+class TextTokenizer:
+    """Owns one fast tokenizer. Immutable after loading, so any thread may call it.
+
+    Every encode raises `ValidationError` for text that is not valid Unicode (a lone surrogate).
+    """
+
+    def __init__(self, transformers_tokenizer: Any) -> None:
+        self._transformers_tokenizer = transformers_tokenizer
+        backend: Tokenizer = transformers_tokenizer.backend_tokenizer
+        # Set once, here: changing these while another thread encodes is an error inside `tokenizers`.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = False
+        self._backend = backend
+        self._literal_backend = _without_added_tokens(backend)
+        added_tokens = backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(id for id, token in added_tokens.items() if token.special)
+        self._added_tokens = tuple(token.content for token in added_tokens.values())
+        self.special_tokens: tuple[str, ...] = tuple(token.content for token in added_tokens.values() if token.special)
+        # These match the text after normalization, so other spellings of them match too.
+        self.normalized_tokens: frozenset[str] = frozenset(
+            token.content for token in added_tokens.values() if token.normalized and backend.normalizer is not None
+        )
+        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.eos_token_ids: tuple[int, ...] = _as_ids(transformers_tokenizer.eos_token_id)
+        self._anchor_ids = self._encode(_ANCHOR, False, False)
+        self._prefixes_text = self._encode("a", False, False) != self._encode_after_anchor("a", literal=False)
+        self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load from local files only, running none of the checkpoint's code. Raises `StartupError`."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # what `tokenizers` raises for a damaged file has no class of its own
+            raise StartupError(f"the tokenizer of this model can not be loaded ({type(error).__name__})") from error
+        if not getattr(tokenizer, "is_fast", False):
+            raise StartupError("this model has only a slow tokenizer; a tokenizer.json file is needed")
+        return cls(tokenizer)
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Every string matched before the model's own vocabulary, special or not."""
+        return self._added_tokens
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source used without tools; None when the checkpoint has none."""
+        return self.chat_template_for(tools=None)
+
+    def chat_template_for(self, tools: Sequence[Any] | None) -> str | None:
+        """The Jinja source used with these tools; some checkpoints have one template for each case."""
+        if not self._transformers_tokenizer.chat_template:
+            return None
+        try:
+            template: str = self._transformers_tokenizer.get_chat_template(tools=tools)
+        except ValueError:  # several named templates, none of them the default
+            return None
+        return template
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens the checkpoint says it can take."""
+        max_length = self._transformers_tokenizer.model_max_length
+        return int(max_length) if max_length and max_length < _MAX_SANE_LENGTH else None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True, literal: bool = False) -> list[int]:
+        """Token ids of a whole text. `literal`: strings that spell a special token stay text."""
+        return self._encode(text, add_special_tokens, literal)
+
+    def encode_continuation(self, text: str, *, literal: bool = False) -> list[int]:
+        """Token ids of text that follows other text: without the space some tokenizers put before a text."""
+        if not self._prefixes_text:
+            return self._encode(text, False, literal)
+        return self._encode_after_anchor(text, literal=literal)
+
+    def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
+        """The tokens of a text with the bytes they came from."""
+        encoding = self._run(self._backend, text, add_special_tokens)
+        offsets: list[tuple[int, int]] = encoding.offsets
+        # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
+        to_byte: Sequence[int] = range(len(text) + 1)
+        if not text.isascii():
+            to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
+        return [
+            TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
+            for id, (start, stop) in zip(encoding.ids, offsets, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token as it reads in the middle of a text, its leading space included."""
+        text = self.decode([*self._anchor_ids, token_id], skip_special_tokens=False)
+        if text.startswith(self._anchor_text):
+            return text[len(self._anchor_text) :]
+        return self.decode([token_id], skip_special_tokens=False)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one vocabulary entry."""
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
+    def is_known(self, token_id: int) -> bool:
+        """Whether the id has a vocabulary entry: models pad their vocabulary beyond the tokenizer's."""
+        return self._backend.id_to_token(token_id) is not None
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special_ids
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> str:
+        """The chat template's text for a conversation. Raises whatever the template raises."""
+        rendered: str = self._transformers_tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments)
+        return rendered
+
+    @property
+    def unknown_token_id(self) -> int | None:
+        """The id of text outside the vocabulary, where it has one of its own."""
+        unknown_id: int | None = self._transformers_tokenizer.unk_token_id
+        return None if unknown_id in (self._transformers_tokenizer.bos_token_id, *self.eos_token_ids) else unknown_id
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Names the template gets from the tokenizer (`bos_token`, ...)."""
+        return frozenset(self._transformers_tokenizer.special_tokens_map)
+
+    def _encode(self, text: str, add_special_tokens: bool, literal: bool) -> list[int]:
+        ids: list[int] = self._run(self._literal_backend if literal else self._backend, text, add_special_tokens).ids
+        return ids
+
+    def _encode_after_anchor(self, text: str, *, literal: bool) -> list[int]:
+        ids = self._encode(_ANCHOR + text, False, literal)
+        if ids[: len(self._anchor_ids)] == self._anchor_ids:
+            return ids[len(self._anchor_ids) :]
+        return self._encode(text, False, literal)
+
+    @staticmethod
+    def _run(backend: Tokenizer, text: str, add_special_tokens: bool) -> Any:
+        try:
+            return backend.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError as error:  # how `tokenizers` reports a string it can not turn into UTF-8
+            raise ValidationError("text must be valid Unicode") from error
+
+
+def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
+    """A copy that never matches an added token. Runs of white space stay tokens: they carry no meaning but text."""
+    description = json.loads(backend.to_str())
+    for token in description["added_tokens"]:
+        token["special"] = token["special"] or not token["content"].isspace()
+    literal: Tokenizer = Tokenizer.from_str(json.dumps(description))
+    literal.encode_special_tokens = True
+    return literal
+
+
+def _as_ids(token_id: int | Sequence[int] | None) -> tuple[int, ...]:
+    if token_id is None:
+        return ()
+    return (token_id,) if isinstance(token_id, int) else tuple(token_id)

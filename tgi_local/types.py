@@ -1,0 +1,311 @@
+"""The vocabulary shared by every layer. Plain data, standard library only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended, in TGI's words."""
+
+    LENGTH = "length"
+    EOS = "eos_token"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Neutral values switch a rule off; `temperature` 0 means greedy.
+
+    `frequency_penalty` and `presence_penalty` follow OpenAI (counts of generated tokens, additive);
+    `relative_frequency_penalty` follows TGI (share of the token in prompt and output);
+    `repetition_penalty` follows CTRL (https://arxiv.org/abs/1909.05858) over prompt and output;
+    `typical_p` follows locally typical sampling (https://arxiv.org/abs/2202.00666).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    relative_frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    top_n_tokens: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether a rule reads the tokens seen so far."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+            or self.relative_frequency_penalty != 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopParams:
+    """When a generation ends. `stop_strings` are matched on text, outside the engine."""
+
+    max_new_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How tokens become text for one request.
+
+    `keep_stop_string` is TGI's rule (the stop string stays in the text); OpenAI leaves it out.
+    `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered.
+    """
+
+    keep_stop_string: bool = True
+    parse_chat: bool = False
+    parse_tool_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParameters:
+    """What a client asked for, in native terms, before any bound is checked. None means not given.
+
+    `frequency_penalty` is TGI's (relative); the `additive_*` penalties are OpenAI's.
+    """
+
+    best_of: int | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    additive_frequency_penalty: float = 0.0
+    additive_presence_penalty: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+    min_p: float = 0.0
+    do_sample: bool = False
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    truncate: int | None = None
+    watermark: bool = False
+    seed: int | None = None
+    top_n_tokens: int | None = None
+    prompt_logprobs: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
+    has_grammar: bool = False
+    adapter_id: str | None = None
+    text: TextOptions = TextOptions()
+
+    @property
+    def is_sampling(self) -> bool:
+        """TGI's rule: a temperature of 1 alone does not switch sampling on."""
+        return (
+            self.do_sample
+            or (self.temperature is not None and self.temperature != 1.0)
+            or self.top_k is not None
+            or self.top_p is not None
+            or self.typical_p is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the running server, token counts included."""
+
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_client_batch_size: int
+    max_concurrent_requests: int
+    max_batch_total_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """The one native request; every dialect is translated to it, and an invalid one is never built."""
+
+    request_id: str
+    prompt_text: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stopping: StopParams
+    text: TextOptions = TextOptions()
+    prompt_logprobs: bool = False
+    received_s: float = 0.0  # monotonic clock
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token id and its log-probability; None where it is undefined (first prompt token, masked token)."""
+
+    id: int
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """What the model chose for one row: the token and, if asked, the most likely alternatives, best first."""
+
+    id: int
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One step's news for one request. `finish_reason` or `error` marks the one terminal event.
+
+    Times are on the monotonic clock, seconds; `started_s` is when the request first joined a batch.
+    """
+
+    request_id: str
+    token: SampledToken | None = None
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    started_s: float = 0.0
+    emitted_s: float = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TextToken:
+    """A token as clients see it. `text` is "" while it does not complete a UTF-8 character."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+    top: tuple["TextToken", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """One token of a text. `start` and `stop` are UTF-8 byte offsets; a token added by the tokenizer has none (0, 0)."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call the model asked for. `arguments` is a JSON string."""
+
+    index: int
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Durations of one request in seconds: arrival to queue, queue to first batch, first batch to last token."""
+
+    validation_s: float
+    queue_s: float
+    inference_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.validation_s + self.queue_s + self.inference_s
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of one generation. `num_tokens` counts the EOS token and no token after a matched stop string."""
+
+    reason: FinishReason
+    num_tokens: int
+    timings: Timings
+    stop_string: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """News for one request as text. `text` is new content; held-back text comes with a later event.
+
+    `token` is None only when an event carries nothing but flushed text.
+    `prompt_tokens` comes with the first event, and only when prompt log-probabilities were asked for.
+    """
+
+    token: TextToken | None
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    prompt_tokens: tuple[TextToken, ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass(slots=True)
+class Generation:
+    """The fold of a stream of TextEvents."""
+
+    request: GenerationRequest
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tokens: list[TextToken] = field(default_factory=list)
+    prompt_tokens: Sequence[TextToken] = ()
+    finish: Finish | None = None
+
+    @property
+    def mean_logprob(self) -> float:
+        logprobs = [t.logprob for t in self.tokens if t.logprob is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one engine step did; for metrics."""
+
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_preempted: int
+    used_blocks: int
+    num_blocks: int
+    step_s: float
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is being served."""
+
+    model_id: str
+    revision: str | None
+    dtype: str
+    device: str
+    quantize: str | None
+    architecture: str
+    compute_type: str
+    context_length: int
+    is_demo: bool
+    generation_defaults: "GenerationDefaults"
+    eos_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Sampling values of the checkpoint's generation_config.json; None where it says nothing."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
