@@ -15,9 +15,13 @@ def configure(level: str, json_lines: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _escape_control_characters,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    # The default traceback shows local variables, and with them prompts and keys.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if json_lines else console
+    if json_lines:
+        shared.append(structlog.processors.format_exc_info)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     )

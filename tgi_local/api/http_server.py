@@ -15,6 +15,7 @@ from tgi_local.service import Service
 MAX_HEADER_BYTES = 65_536
 # A connection that is still open after its stream got a terminal event is cut.
 CLOSE_TIMEOUT_S = 2
+FLUSH_S = 0.05
 
 
 def bind(hostname: str, port: int) -> socket.socket:
@@ -72,6 +73,11 @@ class HttpServer(uvicorn.Server):
         while not drain.done() and not self.force_exit:
             await asyncio.wait([drain], timeout=0.1)
         drain.cancel()
+        # By now every generation has had its terminal event. What is left are open pages, whose heartbeats never end.
+        await asyncio.sleep(FLUSH_S)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.close()
         await super().shutdown(sockets)
 
 

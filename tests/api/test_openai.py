@@ -1,0 +1,230 @@
+"""OpenAI's routes on a real socket: objects, chunks, statuses."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving import Server
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+def chat(server: Server, **body: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 6, **body}, timeout=60)
+
+
+def complete(server: Server, **body: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/completions", json={"prompt": "count", "max_tokens": 6, **body}, timeout=60)
+
+
+def chunks(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    blocks = response.text.split("\n\n")
+    assert blocks[-2:] == ["data: [DONE]", ""]
+    return [json.loads(block.removeprefix("data: ")) for block in blocks[:-2]]
+
+
+def test_chat_object(tiny_server: Server) -> None:
+    response = chat(tiny_server, temperature=0, model="tgi")
+    answer = response.json()
+    assert answer["object"] == "chat.completion" and answer["id"].startswith("chatcmpl-")
+    assert answer["model"] == httpx.get(f"{tiny_server.url}/info").json()["model_id"]
+    assert answer["system_fingerprint"].endswith("-native") and answer["created"] > 1_700_000_000
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "length" and choice["logprobs"] is None and choice["index"] == 0
+    assert choice["message"]["role"] == "assistant" and "tool_calls" not in choice["message"]
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 6
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 6
+    assert response.headers["x-generated-tokens"] == "6"
+
+
+def test_chat_stream_has_the_keys_both_kinds_of_clients_need(tiny_server: Server) -> None:
+    received = chunks(chat(tiny_server, temperature=0, stream=True, stream_options={"include_usage": True}))
+    *events, last, usage = received
+    assert len({chunk["id"] for chunk in received}) == 1
+    for chunk in [*events, last]:
+        assert chunk["object"] == "chat.completion.chunk" and chunk["usage"] is None
+        assert chunk["choices"][0]["delta"]["role"] == "assistant"
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in events)
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 6
+    plain = chat(tiny_server, temperature=0).json()["choices"][0]["message"]["content"]
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in [*events, last]) == plain
+
+
+def test_no_usage_chunk_unless_asked_for(tiny_server: Server) -> None:
+    assert all(chunk["choices"] for chunk in chunks(chat(tiny_server, stream=True)))
+    assert all(chunk["choices"] for chunk in chunks(chat(tiny_server, stream=True, stream_options=None)))
+
+
+def test_stop_string_is_left_out_wherever_it_stands(tiny_server: Server) -> None:
+    text = complete(tiny_server, temperature=0, max_tokens=40).json()["choices"][0]["text"]
+    stop = text[7:10]
+    for given in (stop, [stop, "never"]):
+        answer = complete(tiny_server, temperature=0, max_tokens=40, stop=given).json()
+        (choice,) = answer["choices"]
+        assert choice["text"] == text[: text.index(stop)] and choice["finish_reason"] == "stop"
+        streamed = chunks(complete(tiny_server, temperature=0, max_tokens=40, stop=given, stream=True))
+        assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == choice["text"]
+        assert streamed[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_n_choices_share_a_prompt_and_differ(tiny_server: Server) -> None:
+    answer = chat(tiny_server, n=3, temperature=1.0, seed=5).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    texts = {choice["message"]["content"] for choice in answer["choices"]}
+    assert len(texts) == 3
+    assert answer["usage"]["completion_tokens"] == 18
+    single = chat(tiny_server, temperature=1.0, seed=5).json()
+    assert single["usage"]["prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert single["choices"][0]["message"] == answer["choices"][0]["message"]
+    streamed = chunks(chat(tiny_server, n=3, temperature=1.0, seed=5, stream=True))
+    for index, choice in enumerate(answer["choices"]):
+        parts = [c["choices"][0]["delta"]["content"] for c in streamed if c["choices"][0]["index"] == index]
+        assert "".join(parts) == choice["message"]["content"]
+
+
+def test_logprobs(tiny_server: Server) -> None:
+    answer = chat(tiny_server, temperature=0, logprobs=True, top_logprobs=3).json()
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == 6
+    for token in content:
+        assert token["bytes"] == list(token["token"].encode()) and len(token["top_logprobs"]) == 3
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"]
+    streamed = chunks(chat(tiny_server, temperature=0, logprobs=True, top_logprobs=3, stream=True))
+    assert [c["choices"][0]["logprobs"]["content"][0] for c in streamed] == content
+
+
+def test_penalties_and_bias_are_honoured(tiny_server: Server) -> None:
+    plain = complete(tiny_server, temperature=0, max_tokens=24).json()["choices"][0]["text"]
+    for changed in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 3.0}):
+        assert complete(tiny_server, temperature=0, max_tokens=24, **changed).json()["choices"][0]["text"] != plain
+    biased = complete(tiny_server, temperature=0, max_tokens=3, logit_bias={"70": 100}, logprobs=1).json()
+    assert len(set(biased["choices"][0]["logprobs"]["tokens"])) == 1
+
+
+def test_last_assistant_message_is_continued(tiny_server: Server) -> None:
+    messages = [*HI, {"role": "assistant", "content": "count to"}]
+    tokens = httpx.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()
+    assert tokens["templated_text"].endswith("<|im_start|>assistant\ncount to")
+
+
+def test_content_parts_and_developer_role(tiny_server: Server) -> None:
+    parts = [{"role": "developer", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    plain = [{"role": "system", "content": "x"}, {"role": "user", "content": "hi"}]
+    one, two = (
+        httpx.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()["templated_text"]
+        for messages in (parts, plain)
+    )
+    assert one == two
+
+
+def test_completions_of_several_prompts_in_order(tiny_server: Server) -> None:
+    prompts = ["count", "the quick", "what is"]
+    answer = complete(tiny_server, prompt=prompts, temperature=0).json()
+    alone = [complete(tiny_server, prompt=prompt, temperature=0).json()["choices"][0]["text"] for prompt in prompts]
+    assert [choice["text"] for choice in answer["choices"]] == alone
+    streamed = chunks(complete(tiny_server, prompt=prompts, temperature=0, stream=True))
+    for index, text in enumerate(alone):
+        assert "".join(c["choices"][0]["text"] for c in streamed if c["choices"][0]["index"] == index) == text
+
+
+def test_completions_accept_token_ids(tiny_server: Server) -> None:
+    ids = [t["id"] for t in httpx.post(f"{tiny_server.url}/tokenize", json={"inputs": "count"}).json()]
+    want = complete(tiny_server, temperature=0).json()["choices"][0]["text"]
+    assert complete(tiny_server, prompt=ids, temperature=0).json()["choices"][0]["text"] == want
+    assert complete(tiny_server, prompt=[ids], temperature=0).json()["choices"][0]["text"] == want
+    assert complete(tiny_server, prompt=[10**6]).status_code == 400
+
+
+def test_echo_with_logprobs_scores_the_prompt(tiny_server: Server) -> None:
+    answer = complete(tiny_server, prompt="count to ten", echo=True, logprobs=1, max_tokens=1, temperature=0).json()
+    (choice,) = answer["choices"]
+    logprobs = choice["logprobs"]
+    assert choice["text"].startswith("count to ten")
+    assert logprobs["token_logprobs"][0] is None and all(value < 0 for value in logprobs["token_logprobs"][1:])
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert [
+        choice["text"][o : o + len(t)] for o, t in zip(logprobs["text_offset"], logprobs["tokens"], strict=True)
+    ] == (logprobs["tokens"])
+
+
+def test_models(tiny_server: Server) -> None:
+    listed = httpx.get(f"{tiny_server.url}/v1/models").json()
+    (entry,) = listed["data"]
+    assert listed["object"] == "list" and entry["object"] == "model" and entry["max_model_len"] == 4096
+    one = httpx.get(f"{tiny_server.url}/v1/models/{entry['id']}")
+    assert one.status_code == 200 and one.json() == entry
+    missing = httpx.get(f"{tiny_server.url}/v1/models/other")
+    assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("model", ["tgi", "", "dummy", "http://127.0.0.1:8080/v1", "gpt-4o"])
+def test_any_model_name_is_served(tiny_server: Server, model: str) -> None:
+    answer = chat(tiny_server, model=model, max_tokens=1).json()
+    assert answer["model"] == model or model in ("tgi", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"n": 9}, "n"),
+        ({"n": True}, "n"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 0}, "max_new_tokens"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"messages": [{"role": "<|im_start|>", "content": "x"}]}, "messages[0].role"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_fields_are_400_and_named_before_any_stream(
+    tiny_server: Server, body: dict[str, Any], param: str, stream: bool
+) -> None:
+    response = chat(tiny_server, **{"stream": stream, **body})
+    assert response.status_code == 400
+    answer = response.json()
+    assert answer["error_type"] == "validation"
+    error = answer["error"]
+    assert error["type"] == "invalid_request_error" and error["param"] == param
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_tools_with_forced_choice_are_refused_by_name(tiny_server: Server) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    for choice in ("required", "get_weather", {"type": "function", "function": {"name": "get_weather"}}):
+        response = chat(tiny_server, tools=tools, tool_choice=choice)
+        assert response.status_code == 400 and response.json()["error"]["param"] == "tool_choice"
+    unknown = chat(tiny_server, tools=tools, tool_choice="other")
+    assert unknown.status_code == 400 and unknown.json()["error_type"] == "tool_error"
+
+
+def test_completions_refusals(tiny_server: Server) -> None:
+    suffix = complete(tiny_server, suffix="x")
+    assert suffix.status_code == 400 and suffix.json()["error"]["param"] == "suffix"
+    many = complete(tiny_server, prompt=["x"] * 5)
+    assert many.status_code == 400 and "maximum allowed batch size of 4" in many.json()["error"]["message"]
+    long = complete(tiny_server, prompt="z" * 5000, max_tokens=1)
+    assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_unknown_route_and_wrong_method(tiny_server: Server) -> None:
+    missing = httpx.post(f"{tiny_server.url}/v1/nothing", json={})
+    assert missing.status_code == 404 and missing.json()["error"]["type"] == "invalid_request_error"
+    wrong = httpx.get(f"{tiny_server.url}/v1/chat/completions")
+    assert wrong.status_code == 405 and wrong.json()["error"]["message"] == "Method not allowed"
