@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from tgi_local import paths
-from tgi_local.api.security import SecurityGate, SecurityPolicy
+from tgi_local.api.security import SecurityGate, policy_for
 from tgi_local.errors import StartupError
 from tgi_local.settings import PROGRAM, Settings, settings_or_exit
 
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> int:
     from tgi_local.api.http_server import HttpServer, bind
     from tgi_local.model import hub
 
-    _keep_private()
+    _set_environment()
     logs.configure(settings.log_level, settings.json_output)
     listener = bind(settings.hostname, settings.port)
     url = settings.local_url(listener.getsockname()[1])
@@ -60,33 +60,30 @@ def serve(settings: Settings) -> int:
 
         mount_page(app, PageSettings(url, settings.api_key, show_error=not settings.is_space))
     server = HttpServer(
-        SecurityGate(app, _policy(settings)),
+        SecurityGate(app, policy_for(settings)),
         service,
         drain_s=settings.graceful_termination_timeout,
         behind_proxy=settings.is_space,
     )
     logger.info("listening on %s, loading %s", url, source.model_id)
+    if settings.desktop:
+        from ui import desktop
+
+        window = desktop.find_window()
+        if window is not None:
+            return server.run_beside(listener, lambda: window(url, PROGRAM))
+        desktop.open_browser(url)
     server.run(sockets=[listener])
     return server.exit_status
 
 
-def _policy(settings: Settings) -> SecurityPolicy:
-    """Host names guard the keyless loopback case; with a key, or on a Space, any name is served."""
-    is_guarded = settings.api_key is None and not settings.is_space
-    return SecurityPolicy(
-        api_key=settings.api_key,
-        allowed_hosts=("localhost", "127.0.0.1", "[::1]") if is_guarded else None,
-        allowed_origins=tuple(settings.cors_allow_origin),
-        max_body_bytes=settings.payload_limit,
-        frame_ancestors="https://huggingface.co" if settings.is_space else "'none'",
-    )
-
-
-def _keep_private() -> None:
-    """Nothing leaves this machine, and nothing is written beside the app. Set before Gradio is imported."""
+def _set_environment() -> None:
+    """What libraries read while they are imported. Nothing leaves this machine, nothing is written beside the app."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(paths.cache_dir() / "gradio"))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(paths.cache_dir() / "gradio"))
+    # Spinning OpenMP threads fall from 12 to 670 ms a step when other programs use the cores (benchmarks/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.pop("API_KEY", None)
 
 

@@ -49,6 +49,7 @@ CONTRACT = (
     row(
         "ui", "tgi_local", only="gradio gradio_client huggingface_hub httpx httpx2"
     ),  # a client of the HTTP API, no more
+    row("ui.desktop", only="webview"),
     row("ui.mount", "tgi_local", "ui", only="gradio fastapi"),  # where the page is given its place on the port
     row("tgi_local", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.logs", never=HEAVY | WEB),
     row("tgi_local.types", only=""),

@@ -26,6 +26,8 @@ T = TypeVar("T")
 BLOCK_SIZE = 16
 # Beyond this many requests of full length, more KV cache is hardly ever used.
 MAX_FULL_LENGTH_REQUESTS = 32
+# A context shorter than this is no use for chat: better to say at start what is missing.
+MIN_CONTEXT_TOKENS = 512
 
 
 async def bring_up(settings: Settings, source: hub.ModelSource, service: Service, fail: Callable[[int], None]) -> None:
@@ -82,11 +84,14 @@ def load_model(
     runner = build_runner(
         loaded,
         block_size=BLOCK_SIZE,
-        min_tokens=max_total,
+        min_tokens=settings.max_total_tokens or min(max_total, MIN_CONTEXT_TOKENS),
         max_tokens=max_total * min(settings.max_concurrent_requests, MAX_FULL_LENGTH_REQUESTS),
         requested_tokens=settings.max_batch_total_tokens,
     )
     blocks = BlockManager(runner.num_blocks, runner.block_size)
+    if blocks.capacity_tokens < max_total:
+        max_total = blocks.capacity_tokens
+        logger.warning("memory holds a context of %d tokens, less than the model's own", max_total)
     step_limits = SchedulerLimits(settings.max_batch_size, settings.max_batch_prefill_tokens)
     engine = EngineThread(Engine(Scheduler(step_limits, blocks), runner), on_step, on_death)
     limits = _limits(settings, max_total, blocks.capacity_tokens, min(tokenizer.vocab_size, loaded.vocab_size))

@@ -70,8 +70,8 @@ class Metrics:
         self._batch_size.set(stats.num_running)
         self._kv_used.set(stats.used_blocks)
         self._kv_total.set(stats.num_blocks)
-        if stats.num_prompt_tokens + stats.num_generated_tokens == 0:
-            return
+        if stats.num_prompt_tokens + stats.num_generated_tokens == 0 and not stats.failed:
+            return  # news outside a step
         self._counters["tgi_batch_inference_count"].inc()
         self._counters["tgi_batch_inference_failure" if stats.failed else "tgi_batch_inference_success"].inc()
         self._counters["tgi_prompt_tokens"].inc(stats.num_prompt_tokens)

@@ -1,6 +1,7 @@
 """The front door for every route: prompt text or messages in, text events out."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +35,14 @@ from tgi_local.types import (
 )
 from tgi_local.validation import build_request, check_parameters, with_new_seed
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
 MAX_CHARACTERS_PER_TOKEN = 64
+# How long a client may take to read the last event at shutdown.
+SEND_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Service:
         self._state = ServiceState("loading", "starting")
         self._stall_s = stall_s
         self._num_slots_taken = 0
+        self._open: set[OpenGeneration] = set()
 
     def attach(self, model: ServedModel) -> None:
         self._model = model
@@ -83,10 +89,6 @@ class Service:
     def drain(self) -> None:
         """Refuse new requests; running ones go on."""
         self._state = ServiceState("draining", "the server is shutting down")
-
-    @property
-    def num_open(self) -> int:
-        return self._num_slots_taken
 
     @property
     def model(self) -> ServedModel:
@@ -171,7 +173,9 @@ class Service:
         self._num_slots_taken += len(requests)
         for request in requests:
             self.metrics.request_admitted(request)
-        return OpenGeneration(self, model, requests)
+        generation = OpenGeneration(self, model, requests)
+        self._open.add(generation)
+        return generation
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """The fold of the stream, one Generation per request, in their order."""
@@ -187,17 +191,26 @@ class Service:
         return sorted(generations, key=lambda generation: -generation.mean_logprob)
 
     async def close(self, timeout_s: float) -> None:
-        """Let running requests finish for up to `timeout_s`, then end them with an error."""
+        """Let running requests finish for up to `timeout_s`, then end them with an error and let that be sent."""
         self.drain()
-        deadline = time.monotonic() + timeout_s
-        while self._num_slots_taken and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        await self._wait_closed(timeout_s)
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
+            await self._wait_closed(SEND_TIMEOUT_S)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def release(self, count: int) -> None:
-        self._num_slots_taken -= count
+    async def _wait_closed(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._open and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    def release(self, num_slots: int) -> None:
+        """Give slots back."""
+        self._num_slots_taken -= num_slots
+
+    def forget(self, generation: "OpenGeneration") -> None:
+        """Its answer is on its way; nobody waits for it any more."""
+        self._open.discard(generation)
 
     def _build(
         self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float
@@ -263,6 +276,7 @@ class OpenGeneration:
         """Idempotent."""
         if self._events is not None:
             await self._events.aclose()
+        self._service.forget(self)
         self._service.release(self._num_open)
         dropped, self._num_open = self._num_open, 0
         for _ in range(dropped):
@@ -285,6 +299,11 @@ class OpenGeneration:
         except (GenerationError, NotReadyError):
             self._failed("generation")
             raise
+        except Exception as error:
+            # A bug in the text machines: this request ends with an error, the others do not notice.
+            logger.exception("turning tokens into text failed")
+            self._failed("generation")
+            raise GenerationError("the server could not turn the tokens into text") from error
         if self._streams:
             self._failed("incomplete")
             raise IncompleteGenerationError()

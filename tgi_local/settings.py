@@ -17,6 +17,7 @@ PROGRAM = "tgi-local"
 DEFAULT_HOSTNAME = "127.0.0.1"
 DEFAULT_PORT = 8080
 SPACE_PORT = 7860
+MAX_QUOTED = 120  # characters of a wrong value or flag in an error line
 
 
 class UsageError(Exception):
@@ -35,7 +36,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
-        cli_shortcuts={"port": "p", "graceful_termination_timeout": "g"},
+        cli_shortcuts={"port": "p", "graceful-termination-timeout": "g"},
     )
 
     model_id: str = Field("demo", description="a folder, a hub id (owner/name), or 'demo', the tiny built-in model")
@@ -53,11 +54,14 @@ class Settings(BaseSettings):
         DEFAULT_HOSTNAME, description="IP address to listen on; 0.0.0.0 for all, which needs an API key"
     )
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
-    api_key: str | None = Field(None, min_length=1, description="key that clients and the page must present")
+    api_key: str | None = Field(
+        None, min_length=1, repr=False, description="key that clients and the page must present"
+    )
     cors_allow_origin: Annotated[list[str], NoDecode] = Field(
         [], description="web origin that may call the API; repeat for several"
     )
     payload_limit: int = Field(2_000_000, ge=1, description="largest request body in bytes")
+    desktop: bool = Field(False, description="open the page in a window of its own, or else in the default browser")
     disable_ui: bool = Field(False, description="serve the API only, without the chat page")
 
     max_concurrent_requests: int = Field(128, ge=1, description="requests in flight before 429 is answered")
@@ -135,6 +139,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if self.max_input_tokens is not None and self.max_input_length is not None:
             raise ValueError("max-input-tokens and max-input-length are the same setting; give one of them")
+        if self.desktop and self.disable_ui:
+            raise ValueError("desktop shows the page that disable-ui leaves out; give one of them")
         if self.max_batch_size > self.max_batch_prefill_tokens:
             raise ValueError(
                 f"max-batch-size {self.max_batch_size} needs max-batch-prefill-tokens of at least as much, "
@@ -154,7 +160,7 @@ class Settings(BaseSettings):
 
 def load_settings(args: Sequence[str]) -> Settings:
     """Settings from command line and environment. Raises UsageError; prints help and exits 0 on --help."""
-    parser = _Parser(prog=PROGRAM, description=Settings.__doc__)
+    parser = _Parser(prog=PROGRAM, description=Settings.__doc__, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=list(args), root_parser=parser)
         return Settings(_cli_settings_source=source)
@@ -168,11 +174,22 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and proposes the nearest flag."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+        _, is_unknown, arguments = message.partition("unrecognized arguments: ")
+        if not is_unknown:
+            raise UsageError(f"{_short(message)}; see --help")
+        # Values are left out: beside a misspelt flag stands what may be the key.
+        flag = _short(arguments.split()[0].split("=")[0]) if arguments.split() else ""
+        if not flag.startswith("-"):
+            raise UsageError("every value needs a flag before it, such as --model-id; see --help")
         known = [option for option in self._option_string_actions if option.startswith("--")]
-        close = difflib.get_close_matches(unknown.replace("_", "-"), known, n=1)
-        hint = f"did you mean {close[0]}?" if close and message.startswith("unrecognized") else "see --help"
-        raise UsageError(f"{message}; {hint}")
+        close = difflib.get_close_matches(flag.replace("_", "-"), known, n=1)
+        raise UsageError(f"there is no flag {flag}; {f'did you mean {close[0]}?' if close else 'see --help'}")
+
+
+def _short(text: str) -> str:
+    """At most a line of what the user wrote."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -182,7 +199,9 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = problem.get("input")
-    given = f", not {value!r}" if flag and isinstance(value, str | int | float) and name != "api_key" else ""
+    given = (
+        f", not {_short(repr(value))}" if flag and isinstance(value, str | int | float) and name != "api_key" else ""
+    )
     return f"{flag}: {message}{given}" if flag else message
 
 

@@ -40,7 +40,7 @@ def check_parameters(parameters: RequestParameters, limits: Limits) -> None:
 
 def _check_sampling(p: RequestParameters) -> None:
     for name, value in (("temperature", p.temperature), ("repetition_penalty", p.repetition_penalty)):
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # this way NaN is refused, too
             raise ValidationError(f"`{name}` must be strictly positive", param=name)
     for value in (p.frequency_penalty, p.additive_frequency_penalty):
         if value is not None and not -2.0 <= value <= 2.0:

@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -55,6 +57,17 @@ class HttpServer(uvicorn.Server):
         self._service = service
         self._drain_s = drain_s
         self.exit_status = 0
+
+    def run_beside(self, listener: socket.socket, foreground: Callable[[], None]) -> int:
+        """Serve from another thread while `foreground` has the main one, as windows need it; the exit status."""
+        thread = threading.Thread(target=self.run, args=([listener],), name="server")
+        thread.start()
+        try:
+            foreground()
+        finally:
+            self.should_exit = True
+            thread.join()
+        return self.exit_status
 
     def fail(self, exit_status: int) -> None:
         """Shut down because of an error."""

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi_local.api import sign_in
+from tgi_local.settings import Settings
 
 RawHeaders = list[tuple[bytes, bytes]]
 Identity = Literal["none", "header", "cookie"]
@@ -46,6 +47,18 @@ class SecurityPolicy:
     max_body_bytes: int = 2_000_000
     public_paths: frozenset[str] = frozenset({"/health", "/ping"})
     frame_ancestors: str = "'none'"
+
+
+def policy_for(settings: Settings) -> SecurityPolicy:
+    """Host names guard the keyless loopback case; with a key, or on a Space, any name is served."""
+    is_keyless_loopback = settings.api_key is None and not settings.is_space
+    return SecurityPolicy(
+        api_key=settings.api_key,
+        allowed_hosts=("localhost", "127.0.0.1", "[::1]") if is_keyless_loopback else None,
+        allowed_origins=tuple(settings.cors_allow_origin),
+        max_body_bytes=settings.payload_limit,
+        frame_ancestors="https://huggingface.co" if settings.is_space else "'none'",
+    )
 
 
 class Refusal(Exception):

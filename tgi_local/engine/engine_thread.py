@@ -47,6 +47,12 @@ class _Mailbox:
         self.events.append(event)
         self.ready.set()
 
+    def drop(self, request_id: str) -> None:
+        """Expect nothing more of one request, and wake the consumer if it waits for that alone."""
+        self.unfinished.discard(request_id)
+        self.events = [event for event in self.events if event.request_id != request_id]
+        self.ready.set()
+
     async def take(self) -> list[TokenEvent]:
         await self.ready.wait()
         self.ready.clear()
@@ -118,21 +124,19 @@ class EngineThread:
                 events = await mailbox.take()
                 for event in events:
                     if event.is_terminal:
-                        self._forget(event.request_id)
-                yield events
+                        mailbox.unfinished.discard(event.request_id)
+                if events:
+                    yield events
         finally:
             for request_id in list(mailbox.unfinished):
                 self.cancel(request_id)
 
     def cancel(self, request_id: str) -> None:
         """Stop generating for one request; its stream gets no more events. Harmless when it has ended."""
-        self._forget(request_id)
-        self._inbox.put(_Cancel(request_id))
-
-    def _forget(self, request_id: str) -> None:
         mailbox = self._mailboxes.pop(request_id, None)
         if mailbox is not None:
-            mailbox.unfinished.discard(request_id)
+            mailbox.drop(request_id)
+        self._inbox.put(_Cancel(request_id))
 
     # Below: engine thread only.
 
@@ -146,8 +150,11 @@ class EngineThread:
             # The top of the thread: whatever happened, everyone waiting must hear of it.
             self.fatal_error = error
             logger.exception("the engine thread died")
-        self._engine.fail_all("the engine has stopped")
-        self._deliver([], self._engine.stats())
+        try:
+            self._engine.fail_all("the engine has stopped")
+            self._deliver([], self._engine.stats())
+        except Exception:
+            logger.exception("the engine could not be cleaned up")
         self._call_loop(self._close)
 
     def _drain_inbox(self) -> bool:
@@ -186,22 +193,23 @@ class EngineThread:
     # Event-loop thread.
 
     def _receive(self, events: list[TokenEvent], stats: StepStats) -> None:
-        self._on_step(stats)
         for event in events:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is None:
                 continue
-            if event.is_terminal or len(mailbox.events) < MAX_PENDING_EVENTS:
-                mailbox.put(event)
-            else:
-                mailbox.put(TokenEvent(event.request_id, error=GenerationError("the client reads too slowly")))
-                del self._mailboxes[event.request_id]
+            if not event.is_terminal and len(mailbox.events) >= MAX_PENDING_EVENTS:
+                event = TokenEvent(event.request_id, error=GenerationError("the client reads too slowly"))
                 self._inbox.put(_Cancel(event.request_id))
+            if event.is_terminal:
+                del self._mailboxes[event.request_id]  # nothing may follow
+            mailbox.put(event)
+        self._on_step(stats)  # last: no consumer runs before this returns, and its failure costs nobody an event
 
     def _close(self) -> None:
         """Tell everyone still waiting, also those whose request never reached the engine."""
         reason = "the server is shutting down" if self.fatal_error is None else "the engine has stopped after an error"
         for request_id, mailbox in self._mailboxes.items():
             mailbox.put(TokenEvent(request_id, error=GenerationError(reason)))
+        self._mailboxes.clear()
         if self.fatal_error is not None:
             self._on_death(self.fatal_error)

@@ -42,13 +42,9 @@ class LoadedModel:
 
 def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, options: LoadOptions) -> LoadedModel:
     """Load the checkpoint in `folder`. Raises StartupError for one that can not be served."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise StartupError(f"config.json of {model_id!r} can not be used: {_first_line(error)}") from error
+    _silence_transformers()
     device = choose_device(options.device)
+    config = _load_config(folder, model_id)
     dtype = choose_dtype(options.dtype, getattr(config, "dtype", None), device, is_demo)
     quantize = choose_quantize(options.quantize, config, device, is_demo)
     model = _load_weights(folder, model_id, config, dtype, device, quantize)
@@ -57,7 +53,7 @@ def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, optio
     logger.info("%s loaded: %s, %s on %s, quantize=%s", model_id, architecture, dtype, device, quantize)
     info = ModelInfo(
         model_id=model_id,
-        revision=revision,
+        revision=_commit(folder) or revision,
         dtype=str(dtype).removeprefix("torch."),
         device=device.type,
         quantize=quantize,
@@ -83,6 +79,8 @@ def choose_device(requested: str | None) -> torch.device:
         raise StartupError(f"--device {requested!r} is not supported; use cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise StartupError("--device cuda: torch finds no CUDA GPU; install a CUDA build of torch, or use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StartupError(f"--device {requested}: the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return device
 
 
@@ -147,6 +145,28 @@ class _ShapeRecorder:
         return keys, values
 
 
+def _silence_transformers() -> None:
+    """What it would write to the terminal (progress bars, advice) is said by our own log and errors."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _load_config(folder: Path, model_id: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the file can hold anything, and Transformers checks little of it
+        if "trust_remote_code" in str(error):
+            raise StartupError(
+                f"{model_id!r} needs Python code that it brings along, which is never run here; choose a model whose "
+                "architecture Transformers knows"
+            ) from error
+        raise StartupError(f"config.json of {model_id!r} can not be used: {_first_line(error)}") from error
+
+
 def _load_weights(
     folder: Path, model_id: str, config: Any, dtype: torch.dtype, device: torch.device, quantize: str | None
 ) -> Any:
@@ -159,8 +179,9 @@ def _load_weights(
     if quantize is not None or device.type == "cuda":
         options["device_map"] = {"": device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             config=config,
             dtype=dtype,
             attn_implementation=attention.NAME,
@@ -171,8 +192,13 @@ def _load_weights(
         )
     except torch.OutOfMemoryError as error:
         raise StartupError(f"{model_id!r} does not fit on {device}; choose a smaller model or --quantize") from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # config and weights can hold anything; every library below has its own errors
         raise StartupError(f"{model_id!r} can not be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # filled with random numbers, to be trained
+        raise StartupError(
+            f"{model_id!r} lacks {len(missing)} of the weights its config.json names, first {missing[0]}"
+        )
     return model.eval()
 
 
@@ -186,16 +212,34 @@ def _eos_token_ids(model: Any) -> frozenset[int]:
 
 def _generation_defaults(folder: Path) -> GenerationDefaults:
     """What generation_config.json says of sampling; `do_sample: false` means greedy."""
-    path = folder / "generation_config.json"
-    values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    values = _read_object(folder / "generation_config.json")
     if values.get("do_sample") is False:
         return GenerationDefaults(temperature=0.0)
+
+    def number(name: str) -> Any:
+        value = values.get(name)
+        return value if isinstance(value, int | float) else None
+
     return GenerationDefaults(
-        temperature=values.get("temperature"),
-        top_p=values.get("top_p"),
-        top_k=values.get("top_k") or None,
-        repetition_penalty=values.get("repetition_penalty"),
+        temperature=number("temperature"),
+        top_p=number("top_p"),
+        top_k=number("top_k") or None,
+        repetition_penalty=number("repetition_penalty"),
     )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty when there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache, which is the folder's name there."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _compute_type(device: torch.device) -> str:

@@ -1,0 +1,86 @@
+"""Event streams: keep-alive comments, and exactly one close."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tgi_local.api import sse
+
+
+class Connection:
+    """An ASGI client that reads everything and disconnects when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.gone = asyncio.Event()
+        self.num_closed = 0
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.sent.append(message["body"])
+
+    async def close(self) -> None:
+        self.num_closed += 1
+
+    async def run(self, frames: AsyncIterator[bytes]) -> None:
+        await sse.EventStream(frames, self.close, {})({"type": "http"}, self.receive, self.send)
+
+
+async def slow(delays: list[float]) -> AsyncIterator[bytes]:
+    for number, delay in enumerate(delays):
+        await asyncio.sleep(delay)
+        yield sse.frame({"number": number})
+
+
+async def test_frames_then_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection()
+    await connection.run(slow([0, 0]))
+    assert connection.sent == [b'data: {"number":0}\n\n', b'data: {"number":1}\n\n', b""]
+    assert connection.num_closed == 1
+
+
+async def test_idle_streams_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.05)
+    connection = Connection()
+    await connection.run(slow([0, 0.3, 0]))
+    assert connection.sent.count(b":\n\n") >= 2
+    assert [body for body in connection.sent if body.startswith(b"data")] == [
+        sse.frame({"number": number}) for number in range(3)
+    ]
+    assert connection.sent[-1] == b""
+
+
+async def test_a_client_that_goes_away_closes_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection()
+    running = asyncio.ensure_future(connection.run(slow([0, 60])))
+    await asyncio.sleep(0.05)
+    connection.gone.set()
+    await asyncio.wait_for(running, 2)
+    assert connection.num_closed == 1 and connection.sent == [b'data: {"number":0}\n\n']
+
+
+async def test_work_for_a_client_that_goes_away_is_cancelled() -> None:
+    connection = Connection()
+    cancelled = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    class Request:
+        receive = staticmethod(connection.receive)
+
+    running = asyncio.ensure_future(sse.until_disconnect(Request(), work()))  # type: ignore[arg-type]
+    await asyncio.sleep(0.02)
+    connection.gone.set()
+    with pytest.raises(sse.ClientGoneError):
+        await asyncio.wait_for(running, 2)
+    assert cancelled.is_set()

@@ -1,0 +1,54 @@
+"""The whole server but the model and the sockets: service, engine thread and routes around a fake runner."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.fakes import FakeRunner
+from tgi_local.api.context import ApiContext
+from tgi_local.api.server import create_app
+from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.engine import Engine
+from tgi_local.engine.engine_thread import EngineThread
+from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tgi_local.metrics import Metrics
+from tgi_local.service import ServedModel, Service
+from tgi_local.text.chat_template import ChatTemplate
+from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.types import GenerationDefaults, Limits, ModelInfo
+
+VOCAB_SIZE = 300
+INFO = ModelInfo("fake", None, "float32", "cpu", None, "Fake", "cpu", 512, False, GenerationDefaults(), frozenset())
+LIMITS = Limits(2, 4, 5, 511, 512, 4, 16, 1024, VOCAB_SIZE)
+
+
+@dataclass
+class InProcess:
+    """A running service; `client` speaks to its routes without a socket."""
+
+    service: Service
+    runner: FakeRunner
+    tokenizer: TextTokenizer
+    client: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[InProcess]:
+    """`folder` holds a tokenizer of at least VOCAB_SIZE tokens."""
+    runner = FakeRunner(num_blocks=256, block_size=4, vocab_size=VOCAB_SIZE)
+    service = Service(Metrics())
+    scheduler = Scheduler(SchedulerLimits(16, 64), BlockManager(runner.num_blocks, runner.block_size))
+    engine = EngineThread(Engine(scheduler, runner), service.metrics.step_done)
+    tokenizer = TextTokenizer.load(folder)
+    engine.start()
+    service.attach(ServedModel(INFO, LIMITS, tokenizer, ChatTemplate(tokenizer), engine))
+    app = create_app(ApiContext(service, 2, None))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        try:
+            yield InProcess(service, runner, tokenizer, client)
+        finally:
+            await service.close(0)
