@@ -1,6 +1,12 @@
 """Servers shared by the whole run; every test that uses one must leave it idle."""
 
 import os
+
+# Before torch is imported: the test models are small, and threads that spin for them starve each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +14,6 @@ import pytest
 
 from tests.checkpoints import make_checkpoint
 from tests.serving import Server, running
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
 @pytest.fixture(scope="session")

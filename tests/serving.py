@@ -21,7 +21,7 @@ START_TIMEOUT_S = 90.0
 def clean_environment(**variables: str) -> dict[str, str]:
     """What a fresh user has: no server variables, no network for the hub, no stray proxies."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "2", **variables}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **variables}
 
 
 class Server:

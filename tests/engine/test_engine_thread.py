@@ -1,0 +1,377 @@
+"""The engine's thread and asyncio: every event arrives once and in order, and nobody is ever left waiting."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.fakes import FakeRunner, expected_output
+from tgi_local.engine import engine_thread
+from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.engine import MAX_CONSECUTIVE_FAILURES, Engine
+from tgi_local.engine.engine_thread import EngineThread
+from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tgi_local.engine.step import StepPlan
+from tgi_local.errors import GenerationError, NotReadyError
+from tgi_local.types import FinishReason, GenerationRequest, SamplingParams, StepStats, StopParams, TokenEvent
+
+# Not the machine's speed is tested, but that nobody waits for ever.
+SOON_S = 5.0
+
+
+class Box:
+    """An engine thread on a fake model, and what it said of itself."""
+
+    def __init__(self, num_blocks: int = 64, max_batch_size: int = 8) -> None:
+        self.runner = FakeRunner(num_blocks)
+        blocks = BlockManager(self.runner.num_blocks, self.runner.block_size)
+        self.engine = Engine(Scheduler(SchedulerLimits(max_batch_size, 32), blocks), self.runner)
+        self.stats: list[StepStats] = []
+        self.deaths: list[BaseException] = []
+        self.thread = EngineThread(self.engine, self.stats.append, self.deaths.append)
+
+    async def idle(self) -> None:
+        """Wait until nothing runs and every block is free again."""
+        await eventually(lambda: bool(self.stats) and self.stats[-1].num_running == self.stats[-1].num_waiting == 0)
+        assert self.stats[-1].used_blocks == 0
+        assert self.thread.num_requests == 0
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Box]:
+    box = Box(**options)
+    box.thread.start()
+    try:
+        yield box
+    finally:
+        await asyncio.to_thread(box.thread.stop)
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[Box]:
+    async with running() as started:
+        yield started
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def make_request(request_id: str, prompt: Sequence[int] = (1, 2, 3), max_new_tokens: int = 5) -> GenerationRequest:
+    return GenerationRequest(request_id, "", tuple(prompt), SamplingParams(), StopParams(max_new_tokens))
+
+
+async def collect(thread: EngineThread, *requests: GenerationRequest) -> list[TokenEvent]:
+    async with asyncio.timeout(SOON_S), aclosing(thread.submit(requests)) as batches:
+        return [event async for batch in batches for event in batch]
+
+
+def token_ids(events: list[TokenEvent]) -> list[int]:
+    return [event.token.id for event in events if event.token is not None]
+
+
+def check_complete(events: list[TokenEvent], request: GenerationRequest) -> None:
+    mine = [event for event in events if event.request_id == request.request_id]
+    assert token_ids(mine) == expected_output(list(request.prompt_token_ids), request.stopping.max_new_tokens)
+    assert [event.is_terminal for event in mine] == [False] * (len(mine) - 1) + [True]
+    assert mine[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.fixture
+def slow(box: Box) -> Iterator[None]:
+    """Steps take 2 ms, so that something is always running while the test looks."""
+    box.runner.before_step = lambda plan: time.sleep(0.002)
+    yield
+
+
+# Delivery.
+
+
+async def test_many_consumers_get_their_own_events_in_order(box: Box) -> None:
+    rng = random.Random(0)
+    requests = [
+        make_request(f"r{i}", [rng.randrange(1, 999) for _ in range(rng.randrange(1, 40))], rng.randrange(1, 40))
+        for i in range(60)
+    ]
+
+    async def one(request: GenerationRequest) -> None:
+        await asyncio.sleep(rng.random() * 0.05)
+        check_complete(await collect(box.thread, request), request)
+
+    await asyncio.gather(*map(one, requests))
+    await box.idle()
+
+
+async def test_a_group_shares_one_stream(box: Box) -> None:
+    requests = [make_request(f"r{i}", [i + 1] * 3, 3 + 4 * i) for i in range(5)]
+    events = await collect(box.thread, *requests)
+    for request in requests:
+        check_complete(events, request)
+    assert len(events) == sum(request.stopping.max_new_tokens for request in requests)
+    await box.idle()
+
+
+async def test_a_step_is_delivered_in_one_call(box: Box, slow: None) -> None:
+    batches = []
+    async for batch in box.thread.submit([make_request("a", [1], 4), make_request("b", [2], 4)]):
+        batches.append([event.request_id for event in batch])
+    assert ["a", "b"] in batches
+
+
+async def test_an_empty_group_ends_at_once(box: Box) -> None:
+    assert await collect(box.thread) == []
+
+
+async def test_a_request_that_can_never_fit_gets_an_error_event(box: Box) -> None:
+    good = make_request("good")
+    events = await collect(box.thread, make_request("big", [1] * 100, 1000), good)
+    big = [event for event in events if event.request_id == "big"]
+    assert len(big) == 1 and isinstance(big[0].error, GenerationError) and "never fit" in str(big[0].error)
+    check_complete(events, good)
+    await box.idle()
+
+
+async def test_a_failing_step_ends_its_rows_and_the_engine_goes_on() -> None:
+    async with running(max_batch_size=1) as box:
+
+        def fail_bad(plan: StepPlan) -> None:
+            if plan.rows[0].request_id == "bad":
+                raise RuntimeError("boom")
+
+        box.runner.before_step = fail_bad
+        bad, good = await asyncio.gather(
+            collect(box.thread, make_request("bad")), collect(box.thread, make_request("good"))
+        )
+        assert [isinstance(event.error, GenerationError) for event in bad] == [True]
+        assert "boom" not in str(bad[0].error), "the inside of the server is nobody's business"
+        check_complete(good, make_request("good"))
+        assert [stats.failed for stats in box.stats].count(True) == 1
+        assert box.thread.is_alive and not box.deaths
+        await box.idle()
+
+
+async def test_a_failing_observer_does_not_cost_anyone_an_event(box: Box) -> None:
+    def fail(stats: StepStats) -> None:
+        raise RuntimeError("the metrics are broken")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    box.thread._on_step = fail
+    check_complete(await collect(box.thread, make_request("r")), make_request("r"))
+
+
+# Leaving early.
+
+
+async def test_leaving_the_iterator_cancels(box: Box, slow: None) -> None:
+    requests = [make_request("a", [1], 200), make_request("b", [2], 200)]
+    async with aclosing(box.thread.submit(requests)) as batches:
+        async for _ in batches:
+            break
+    await box.idle()
+    assert box.runner.num_steps < 100
+
+
+async def test_a_cancelled_task_cancels(box: Box, slow: None) -> None:
+    task = asyncio.create_task(collect(box.thread, make_request("a", [1], 200)))
+    await eventually(lambda: box.runner.num_steps > 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await box.idle()
+    assert box.runner.num_steps < 100
+
+
+async def test_a_queued_request_can_leave() -> None:
+    async with running(max_batch_size=1) as box:
+        box.runner.before_step = lambda plan: time.sleep(0.002)
+        first = asyncio.create_task(collect(box.thread, make_request("first", [1], 60)))
+        await eventually(lambda: box.runner.num_steps > 2)
+        queued = asyncio.create_task(collect(box.thread, make_request("queued", [2], 60)))
+        await eventually(lambda: box.stats[-1].num_waiting == 1)
+        queued.cancel()
+        check_complete(await first, make_request("first", [1], 60))
+        await box.idle()
+        assert box.runner.num_steps == 60
+
+
+async def test_cancelling_one_of_a_group_leaves_the_others(box: Box, slow: None) -> None:
+    requests = [make_request("a", [1], 100), make_request("b", [2], 20)]
+    events: list[TokenEvent] = []
+    async with asyncio.timeout(SOON_S):
+        async for batch in box.thread.submit(requests):
+            events += batch
+            if len(events) >= 6:
+                box.thread.cancel("a")
+                box.thread.cancel("a")
+    check_complete(events, requests[1])
+    assert 1 <= sum(event.request_id == "a" for event in events) <= 6, "no events after the cancel"
+    await box.idle()
+
+
+async def test_cancelling_the_last_one_ends_the_stream(box: Box, slow: None) -> None:
+    """From elsewhere, while its consumer waits for the next token."""
+    waiting = asyncio.create_task(collect(box.thread, make_request("a", [1], 200)))
+    await eventually(lambda: box.runner.num_steps > 2)
+    box.thread.cancel("a")
+    events = await waiting
+    assert not any(event.is_terminal for event in events)
+    await box.idle()
+
+
+async def test_cancel_of_an_unknown_or_finished_request_is_harmless(box: Box) -> None:
+    await collect(box.thread, make_request("a"))
+    box.thread.cancel("a")
+    box.thread.cancel("never heard of")
+    check_complete(await collect(box.thread, make_request("a")), make_request("a"))
+
+
+# A consumer that does not read.
+
+
+async def test_a_consumer_that_stops_reading_is_cut_off_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "MAX_PENDING_EVENTS", 60)
+    async with running(num_blocks=200) as box:
+        sleeper = box.thread.submit([make_request("sleeper", [1], 400)])
+        events = list(await anext(sleeper))
+        others = [make_request(f"r{i}", [i + 5], 50) for i in range(4)]
+        for other, got in zip(others, await asyncio.gather(*(collect(box.thread, o) for o in others)), strict=True):
+            check_complete(got, other)
+        await box.idle()
+        async with asyncio.timeout(SOON_S):
+            events += [event async for batch in sleeper for event in batch]
+        assert token_ids(events) == expected_output([1], 400)[: len(events) - 1]
+        assert [event.is_terminal for event in events] == [False] * (len(events) - 1) + [True]
+        assert "too slowly" in str(events[-1].error)
+        assert 60 <= len(events) < 400
+
+
+async def test_the_whole_group_of_a_consumer_that_stops_reading_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "MAX_PENDING_EVENTS", 10)
+    async with running() as box:
+        stream = box.thread.submit([make_request(name, [ord(name)], 80) for name in "abc"])
+        events = list(await anext(stream))
+        await box.idle()
+        async with asyncio.timeout(SOON_S):
+            events += [event async for batch in stream for event in batch]
+        for name in "abc":
+            assert [event.is_terminal for event in events if event.request_id == name].count(True) == 1
+        assert len(events) <= 20
+
+
+# Death.
+
+
+def die(error: BaseException) -> Callable[[StepPlan], None]:
+    def before_step(plan: StepPlan) -> None:
+        raise error
+
+    return before_step
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError("all gone"), RuntimeError("boom")])
+async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
+    async with running(max_batch_size=1) as box:
+        box.runner.before_step = lambda plan: time.sleep(0.002)
+        streams = [asyncio.create_task(collect(box.thread, make_request(f"r{i}", [i + 1], 400 - i))) for i in range(6)]
+        streams.append(asyncio.create_task(collect(box.thread, *(make_request(f"g{i}", [1], 200) for i in range(3)))))
+        await eventually(lambda: box.runner.num_steps > 2)
+        started = time.monotonic()
+        box.runner.before_step = die(error)
+        results = await asyncio.gather(*streams)
+        assert time.monotonic() - started < 1.0
+        for events in results:
+            for request_id in {event.request_id for event in events}:
+                terminal = [e for e in events if e.request_id == request_id and e.is_terminal]
+                assert len(terminal) == 1 and isinstance(terminal[0].error, GenerationError)
+        assert {event.request_id for events in results for event in events} == {
+            *(f"r{i}" for i in range(6)),
+            *(f"g{i}" for i in range(3)),
+        }
+        assert not box.thread.is_alive and box.thread.fatal_error is not None
+        assert box.deaths == [box.thread.fatal_error]
+        assert box.thread.num_requests == 0 and box.thread.stalled_for_s() == 0.0
+        with pytest.raises(NotReadyError):
+            await collect(box.thread, make_request("late"))
+
+
+async def test_a_model_that_fails_every_step_is_given_up(box: Box) -> None:
+    box.runner.before_step = die(RuntimeError("boom"))
+    for i in range(MAX_CONSECUTIVE_FAILURES):
+        events = await collect(box.thread, make_request(f"r{i}"))
+        assert len(events) == 1 and isinstance(events[0].error, GenerationError)
+    await eventually(lambda: len(box.deaths) == 1)
+    assert not box.thread.is_alive
+
+
+async def test_an_engine_that_can_not_even_clean_up_still_tells_everyone(box: Box, slow: None) -> None:
+    def broken(reason: str) -> list[TokenEvent]:
+        raise RuntimeError("the bookkeeping is broken, too")
+
+    box.engine.fail_all = broken  # type: ignore[method-assign]
+    waiting = asyncio.create_task(collect(box.thread, make_request("a", [1], 200)))
+    await eventually(lambda: box.runner.num_steps > 2)
+    box.runner.before_step = die(SystemExit())
+    events = await waiting
+    assert isinstance(events[-1].error, GenerationError)
+    await eventually(lambda: len(box.deaths) == 1)
+
+
+async def test_stop_ends_everyone_and_is_idempotent() -> None:
+    async with running(max_batch_size=1) as box:
+        box.runner.before_step = lambda plan: time.sleep(0.002)
+        streams = [asyncio.create_task(collect(box.thread, make_request(f"r{i}", [i + 1], 200))) for i in range(4)]
+        await eventually(lambda: box.runner.num_steps > 2)
+        await asyncio.to_thread(box.thread.stop)
+        for events in await asyncio.gather(*streams):
+            assert [event.is_terminal for event in events] == [False] * (len(events) - 1) + [True]
+            assert "shutting down" in str(events[-1].error)
+        box.thread.stop()
+        assert not box.thread.is_alive and not box.deaths and box.thread.fatal_error is None
+        assert not any(thread is box.thread._thread for thread in threading.enumerate())
+        with pytest.raises(NotReadyError):
+            await collect(box.thread, make_request("late"))
+
+
+async def test_stop_before_start() -> None:
+    Box().thread.stop()
+
+
+async def test_stop_of_an_idle_engine_is_quick(box: Box) -> None:
+    started = time.monotonic()
+    await asyncio.to_thread(box.thread.stop)
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_closed_event_loop_does_not_crash_the_thread() -> None:
+    box = Box()
+    box.runner.before_step = lambda plan: time.sleep(0.002)
+
+    async def leave_without_stopping() -> None:
+        box.thread.start()
+        await anext(box.thread.submit([make_request("a", [1], 100)]))
+
+    asyncio.run(leave_without_stopping())
+    box.thread.stop()
+    assert not box.thread._thread.is_alive() and box.thread.fatal_error is None
+
+
+# What the health check reads.
+
+
+async def test_stalled_only_while_work_waits(box: Box) -> None:
+    release = threading.Event()
+    assert box.thread.stalled_for_s() == 0.0
+    box.runner.before_step = lambda plan: (release.wait(SOON_S), None)[1]
+    waiting = asyncio.create_task(collect(box.thread, make_request("a")))
+    await eventually(lambda: box.thread.stalled_for_s() > 0.05)
+    release.set()
+    await waiting
+    assert box.thread.stalled_for_s() == 0.0
