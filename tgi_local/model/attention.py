@@ -85,8 +85,8 @@ def paged_attention(
         if span.context_slots is None:
             k, v = key[:, :, rows], value[:, :, rows]
         else:
-            k = keys[span.context_slots].transpose(0, 1)[None]
-            v = values[span.context_slots].transpose(0, 1)[None]
+            k = _gather(keys, span.context_slots[None]).transpose(1, 2)
+            v = _gather(values, span.context_slots[None]).transpose(1, 2)
         out[rows] = _prefill(query[:, :, rows], k, v, span.start, scaling, sliding_window, softcap)
     return out[None], None
 
@@ -101,12 +101,17 @@ def _decode(
     softcap: float | None,
 ) -> torch.Tensor:
     """queries [B, H, D] against gathered contexts -> [B, H, D]."""
-    k = keys[paged.decode_slots].transpose(1, 2)  # [B, K, L, D]
-    v = values[paged.decode_slots].transpose(1, 2)
+    k = _gather(keys, paged.decode_slots).transpose(1, 2)  # [B, K, L, D]
+    v = _gather(values, paged.decode_slots).transpose(1, 2)
     # A GQA group's heads become query rows: enable_gqa is an order of magnitude slower on the CPU.
     grouped = queries.view(queries.shape[0], k.shape[1], -1, queries.shape[-1])  # [B, K, G, D]
     out = _attend(grouped, k, v, mask, scaling, softcap)
     return out.reshape(queries.shape[0], queries.shape[1], -1)
+
+
+def _gather(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Rows of cache [slots, K, D] at `slots` [B, L] -> [B, L, K, D]; indexing would be slower on the CPU."""
+    return cache.flatten(1).index_select(0, slots.flatten()).view(*slots.shape, *cache.shape[1:])
 
 
 def _prefill(
