@@ -161,6 +161,29 @@ async def test_counters_add_up(server: InProcess) -> None:
         assert line in text, line
 
 
+async def test_usage_shows_the_cached_part_of_the_prompt(server: InProcess) -> None:
+    async def usage(**body: Any) -> dict[str, Any]:
+        """Of a call that tells it in one object and again in a stream's last chunk."""
+        body = {"prompt": list(range(3, 24)), "max_tokens": 3, **body}
+        whole = await server.client.post("/v1/completions", json=body)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        streamed = (await server.client.post("/v1/completions", json=body)).text.split("\n\n")
+        last = json.loads(streamed[-3].removeprefix("data: "))["usage"]
+        return {"whole": whole.json()["usage"], "streamed": last}
+
+    first = await usage()
+    assert first["whole"]["prompt_tokens"] == 21
+    assert first["whole"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert first["streamed"]["prompt_tokens_details"] == {"cached_tokens": 20}
+    several = await usage(n=3, prompt=[list(range(3, 24)), list(range(50, 71))])
+    assert several["whole"]["prompt_tokens"] == several["streamed"]["prompt_tokens"] == 42
+    assert several["whole"]["prompt_tokens_details"] == {"cached_tokens": 20}
+    assert several["streamed"]["prompt_tokens_details"] == {"cached_tokens": 40}
+    text = (await server.client.get("/metrics")).text.splitlines()
+    # A call's other choices find the prompt in the cache, too: that is the server's gain, though not the usage's.
+    assert f"tgi_cached_prompt_tokens {20.0 + (20 + 4 * 20) + 6 * 20}" in text
+
+
 async def test_health_at_the_root_without_a_page(server: InProcess) -> None:
     assert (await server.client.get("/")).content == b""
     assert (await server.client.head("/")).status_code == 200

@@ -16,6 +16,7 @@ _COUNTERS = {
     "tgi_batch_inference_success": "engine steps finished",
     "tgi_batch_inference_failure": "engine steps failed",
     "tgi_prompt_tokens": "prompt tokens computed",
+    "tgi_cached_prompt_tokens": "prompt tokens found in the prefix cache, not computed",
     "tgi_generated_tokens": "tokens generated",
     "tgi_preemptions": "sequences preempted for want of KV blocks",
 }
@@ -75,6 +76,7 @@ class Metrics:
         self._counters["tgi_batch_inference_count"].inc()
         self._counters["tgi_batch_inference_failure" if stats.failed else "tgi_batch_inference_success"].inc()
         self._counters["tgi_prompt_tokens"].inc(stats.num_prompt_tokens)
+        self._counters["tgi_cached_prompt_tokens"].inc(stats.num_cached_prompt_tokens)
         self._counters["tgi_generated_tokens"].inc(stats.num_generated_tokens)
         self._counters["tgi_preemptions"].inc(stats.num_preempted)
         self._step.observe(stats.step_s)

@@ -33,6 +33,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._submitted_s = submitted_s
         self._num_tokens = 0
+        self._num_cached_tokens = 0
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=True)
         self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
         self._reasoning: ReasoningParser | None = None
@@ -48,6 +49,7 @@ class TextStream:
             raise event.error
         assert event.token is not None
         self._num_tokens += 1
+        self._num_cached_tokens += event.num_cached_tokens
         increment = self._detokenizer.step(event.token.id)
         if event.finish_reason is not None:
             increment += self._detokenizer.flush()
@@ -77,7 +79,7 @@ class TextStream:
             queue_s=event.started_s - self._submitted_s,
             inference_s=event.emitted_s - event.started_s,
         )
-        return Finish(reason, self._num_tokens, timings, matched)
+        return Finish(reason, self._num_tokens, timings, matched, self._num_cached_tokens)
 
     def _parse(self, text: str, *, is_last: bool) -> tuple[str, str, tuple[ToolCall, ...]]:
         """Split text into content, reasoning and tool calls."""

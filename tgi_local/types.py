@@ -133,7 +133,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """The one native request; every dialect is translated to it, and an invalid one is never built."""
+    """The one native request; every dialect is translated to it, and an invalid one is never built.
+
+    `principal` is whom the request is for: principals are served in turn. Requests with different `cache_salt` never
+    share cached prefixes, so that nobody can learn from response times what others have sent.
+    """
 
     request_id: str
     prompt_text: str
@@ -143,6 +147,8 @@ class GenerationRequest:
     text: TextOptions = TextOptions()
     prompt_logprobs: bool = False
     received_s: float = 0.0  # monotonic clock
+    principal: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class TokenEvent:
     """One step's news for one request. `finish_reason` or `error` marks the one terminal event.
 
     Times are on the monotonic clock, seconds; `started_s` is when the request first joined a batch.
+    `num_cached_tokens`, of the prompt, comes with the first token.
     """
 
     request_id: str
@@ -174,6 +181,7 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     error: Exception | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    num_cached_tokens: int = 0
     started_s: float = 0.0
     emitted_s: float = 0.0
 
@@ -227,12 +235,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of one generation. `num_tokens` counts the EOS token and no token after a matched stop string."""
+    """The end of one generation. `num_tokens` counts the EOS token and no token after a matched stop string.
+
+    `num_cached_tokens` counts the prompt tokens that the prefix cache had.
+    """
 
     reason: FinishReason
     num_tokens: int
     timings: Timings
     stop_string: str | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +283,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one engine step did; for metrics."""
+    """What one engine step did; for metrics. Prompt tokens are those computed, those taken from the cache apart."""
 
     num_running: int
     num_waiting: int
@@ -281,6 +293,7 @@ class StepStats:
     used_blocks: int
     num_blocks: int
     step_s: float
+    num_cached_prompt_tokens: int = 0
     failed: bool = False
 
 

@@ -1,74 +1,126 @@
 """Random workloads against scheduler, block manager and engine; invariants after every step, no torch."""
 
+import logging
 import random
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes import FakeRunner, expected_output
-from tgi_local.engine.block_manager import BlockManager
-from tgi_local.engine.engine import Engine, EngineFailedError
-from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tests.engine.simulating import Workload, make_engine, make_request, run_to_end, tokens, watch_plans
+from tests.fakes import expected_output
+from tgi_local.engine.block_manager import BlockManager, PrefixMatch
+from tgi_local.engine.engine import EngineFailedError
+from tgi_local.engine.prefix_cache import BlockKey
+from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import StepPlan
-from tgi_local.types import FinishReason, GenerationRequest, SamplingParams, StopParams, TokenEvent
+from tgi_local.types import FinishReason
 
 
-def make_request(request_id: str, prompt: list[int], max_new_tokens: int, stop: int | None = None) -> GenerationRequest:
-    stop_ids = frozenset() if stop is None else frozenset([stop])
-    return GenerationRequest(
-        request_id, "", tuple(prompt), SamplingParams(), StopParams(max_new_tokens, stop_token_ids=stop_ids)
-    )
+@pytest.fixture
+def no_logs() -> Iterator[None]:
+    """Thousands of failures on purpose need not be printed."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
-def make_engine(num_blocks: int = 64, max_batch_size: int = 8, max_batch_tokens: int = 32) -> tuple[Engine, FakeRunner]:
-    runner = FakeRunner(num_blocks=num_blocks)
-    blocks = BlockManager(runner.num_blocks, runner.block_size)
-    return Engine(Scheduler(SchedulerLimits(max_batch_size, max_batch_tokens), blocks), runner), runner
+@pytest.mark.parametrize("batch", range(8))
+def test_random_workloads_are_exact_and_keep_the_invariants(batch: int, no_logs: None) -> None:
+    num_preempted = num_cached = 0
+    for seed in range(batch * 400, (batch + 1) * 400):
+        workload = Workload(seed)
+        workload.run()
+        num_preempted += workload.num_preempted
+        num_cached += workload.num_cached
+    assert num_preempted > 50 and num_cached > 1000, "these workloads test nothing"
 
 
-def run_to_end(engine: Engine) -> dict[str, list[TokenEvent]]:
-    events: dict[str, list[TokenEvent]] = {}
-    while engine.has_work:
-        for event in engine.step()[0]:
-            events.setdefault(event.request_id, []).append(event)
-        engine.check_invariants()
-    return events
+class PublishesTooEarly(BlockManager):
+    def admit(self, sequence: Sequence, match: PrefixMatch, num_spare: int) -> bool:
+        if not super().admit(sequence, match, num_spare):
+            return False
+        num_computed, sequence.num_computed_tokens = sequence.num_computed_tokens, sequence.num_tokens
+        self.publish(sequence)
+        sequence.num_computed_tokens = num_computed
+        return True
 
 
-def tokens(events: list[TokenEvent]) -> list[int]:
-    return [event.token.id for event in events if event.token is not None]
+class ComparesHashes(BlockManager):
+    def _key(self, sequence: Sequence, index: int, parent: int | None) -> BlockKey:
+        parent_key, token_ids = super()._key(sequence, index, parent)
+        return parent_key, (hash(token_ids) % 2,)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_workload_is_exact_and_conserves_blocks(seed: int) -> None:
+class IgnoresTheParent(BlockManager):
+    def _key(self, sequence: Sequence, index: int, parent: int | None) -> BlockKey:
+        return str(index), super()._key(sequence, index, parent)[1]
+
+
+class FreesWhatOthersUse(BlockManager):
+    def _release(self, block: int) -> None:
+        self._num_users[block] = 1
+        super()._release(block)
+
+
+class EvictsWhatIsUsed(BlockManager):
+    def _share(self, block: int) -> None:
+        super()._share(block)
+        if self._num_users[block] == 1:
+            self._cache.release(block)
+
+
+class GivesTheTailAway(BlockManager):
+    """Shares the block after the match, too, which its owner still writes to."""
+
+    def admit(self, sequence: Sequence, match: PrefixMatch, num_spare: int) -> bool:
+        if not super().admit(sequence, match, num_spare):
+            return False
+        for other in self._owners.values():
+            if other is not sequence and other.block_table[: len(match.blocks)] == list(match.blocks):
+                sequence.block_table[len(match.blocks) :] = other.block_table[len(match.blocks) :]
+        return self.reserve(sequence, sequence.num_tokens)
+
+
+@pytest.mark.parametrize("check_invariants", [True, False])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        PublishesTooEarly,
+        ComparesHashes,
+        IgnoresTheParent,
+        FreesWhatOthersUse,
+        EvictsWhatIsUsed,
+        GivesTheTailAway,
+    ],
+)
+def test_the_simulation_finds_broken_sharing(broken: type[BlockManager], check_invariants: bool, no_logs: None) -> None:
+    """The negative control: by the answers alone, and by the invariants."""
+    found = 0
+    for seed in range(60):
+        try:
+            Workload(seed, broken).run(check_invariants=check_invariants)
+        except (AssertionError, RuntimeError, LookupError):
+            found += 1
+    assert found > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_prompts_of_many_tokens(seed: int) -> None:
+    """200 mixes with prompts of half the cache and more; nothing to share."""
     rng = random.Random(seed)
-    num_blocks = rng.choice([12, 20, 40, 200])
-    engine, runner = make_engine(num_blocks, rng.choice([1, 3, 8, 64]), rng.choice([64, 80, 200]))
-    capacity = num_blocks * runner.block_size
-    pending, expected, cancelled, seen = [], {}, set(), {}
-    for i in range(40):
-        prompt = [rng.randrange(1, 1000) for _ in range(rng.randrange(1, capacity // 2))]
-        num_new = rng.randrange(1, min(30, capacity - len(prompt)))
-        pending.append(make_request(f"r{i}", prompt, num_new))
-        expected[f"r{i}"] = expected_output(prompt, num_new)
-    while pending or engine.has_work:
-        while pending and rng.random() < 0.4:
-            engine.submit(pending.pop())
-        if seen and rng.random() < 0.05:
-            request_id = rng.choice(list(seen))
-            if engine.cancel(request_id):
-                cancelled.add(request_id)
-        for event in engine.step()[0]:
-            seen.setdefault(event.request_id, []).append(event)
-        engine.check_invariants()
-    for request_id, events in seen.items():
-        if request_id in cancelled:
-            assert tokens(events) == expected[request_id][: len(events)]
-            assert not any(event.is_terminal for event in events)
-        else:
-            assert tokens(events) == expected[request_id]
-            assert [event.is_terminal for event in events] == [False] * (len(events) - 1) + [True]
-    assert len(seen) + len(cancelled - set(seen)) == 40
+    for _ in range(10):
+        num_blocks = rng.choice([4, 12, 40])
+        engine, runner = make_engine(num_blocks, rng.choice([1, 3, 8]), rng.choice([16, 64]))
+        capacity = num_blocks * runner.block_size
+        expected = {}
+        for i in range(8):
+            prompt = [rng.randrange(1, 1000) for _ in range(rng.randrange(capacity // 2, capacity))]
+            num_new = rng.randrange(1, min(10, capacity - len(prompt)) + 1)
+            engine.submit(make_request(f"r{i}", prompt, num_new))
+            expected[f"r{i}"] = expected_output(prompt, num_new)
+        events = run_to_end(engine)
+        assert {request_id: tokens(e) for request_id, e in events.items()} == expected
 
 
 def test_preemption_happens_and_leaves_no_trace_in_the_output() -> None:
@@ -89,19 +141,24 @@ def test_preemption_happens_and_leaves_no_trace_in_the_output() -> None:
 
 def test_requests_join_and_leave_a_running_batch() -> None:
     engine, runner = make_engine()
-    batches: list[list[str]] = []
-    runner.before_step = lambda plan: batches.append([row.request_id for row in plan.rows])
+    plans = watch_plans(runner)
     engine.submit(make_request("a", [1, 2], 6))
     engine.step()
     engine.submit(make_request("b", [3], 2))
     run_to_end(engine)
-    assert batches == [["a"], ["a", "b"], ["a", "b"], ["a"], ["a"], ["a"]]
+    assert [[row.request_id for row in plan.rows] for plan in plans] == [
+        ["a"],
+        ["a", "b"],
+        ["a", "b"],
+        ["a"],
+        ["a"],
+        ["a"],
+    ]
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_beside_running_decodes() -> None:
     engine, runner = make_engine(max_batch_tokens=8)
-    plans: list[StepPlan] = []
-    runner.before_step = plans.append
+    plans = watch_plans(runner)
     engine.submit(make_request("short", [1, 2], 30))
     engine.step()
     engine.submit(make_request("long", list(range(1, 51)), 2))

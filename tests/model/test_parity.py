@@ -200,3 +200,49 @@ def test_seeded_sampling_is_the_same_alone_and_in_a_batch(loaded: LoadedModel, p
     for request in requests:
         alone = run(make_engine(loaded), [request])
         assert token_ids(alone[request.request_id]) == token_ids(together[request.request_id])
+
+
+def num_cached(events: list[TokenEvent]) -> int:
+    return events[0].num_cached_tokens
+
+
+@pytest.mark.parametrize("chunk", [40, 4096])
+def test_prefix_hits_change_nothing(
+    loaded: LoadedModel, prompts: list[list[int]], expected: list[list[int]], chunk: int
+) -> None:
+    engine = make_engine(loaded, batch_tokens=chunk, batch_size=12)
+    check(engine, prompts, expected)
+    events = run(engine, [make_request(i, prompt) for i, prompt in enumerate(prompts)], random.Random(2))
+    assert [token_ids(events[f"r{i}"]) for i in range(len(prompts))] == expected
+    assert [num_cached(events[f"r{i}"]) for i in range(len(prompts))] == [(len(p) - 1) // 16 * 16 for p in prompts]
+
+
+def test_prefix_hits_beside_eviction_change_nothing(
+    loaded: LoadedModel, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = make_engine(loaded, num_tokens=192)
+    for seed in range(3):
+        check(engine, prompts, expected, random.Random(seed))
+
+
+def test_users_with_a_shared_prefix(loaded: LoadedModel, llama: Path, prompts: list[list[int]]) -> None:
+    shared = prompts[9]
+    users = [[*shared, 3 + i, *prompts[i]] for i in range(8)]
+    want = reference(llama, users)
+    engine = make_engine(loaded)
+    events = run(engine, [make_request(i, prompt) for i, prompt in enumerate(users)])  # all at once
+    assert [token_ids(events[f"r{i}"]) for i in range(8)] == want
+    assert [num_cached(events[f"r{i}"]) for i in range(8)] == [0] + 7 * [len(shared) // 16 * 16]
+    check(engine, users, want, random.Random(4))
+
+
+def test_the_second_turn_of_a_chat(loaded: LoadedModel, llama: Path, prompts: list[list[int]]) -> None:
+    engine = make_engine(loaded)
+    answers = run(engine, [make_request(i, prompt) for i, prompt in enumerate(prompts)])
+    turns = [[*p, *token_ids(answers[f"r{i}"]), 5, 6, 7] for i, p in enumerate(prompts)]
+    events = run(engine, [make_request(i, prompt) for i, prompt in enumerate(turns)], random.Random(5))
+    assert [token_ids(events[f"r{i}"]) for i in range(len(turns))] == reference(llama, turns)
+    # The last token of an answer was never fed back, so it is not in the cache.
+    assert [num_cached(events[f"r{i}"]) for i in range(len(turns))] == [
+        (len(prompt) + NUM_NEW - 1) // 16 * 16 for prompt in prompts
+    ]

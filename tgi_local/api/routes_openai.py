@@ -75,7 +75,7 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     native = await api.service.prepare_chat(to_messages(body), tools, parameters, received_s)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
-    usage = Usage()
+    usage = Usage(body.num_choices)
     usage.add_prompt(native)
     if body.stream:
         stream = api.service.open(requests)
@@ -91,7 +91,7 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     parameters = completion_parameters(body, model.info.generation_defaults)
     if len(body.prompts) > model.limits.max_client_batch_size:
         raise BatchSizeError(model.limits.max_client_batch_size)
-    usage = Usage()
+    usage = Usage(body.num_choices)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
         native = await api.service.prepare_text(prompt, parameters, received_s)
@@ -117,7 +117,9 @@ async def _whole_answer(
         generations = await until_disconnect(request, api.service.generate(requests))
     except ClientGoneError:
         return Response(status_code=499)
-    usage.completion_tokens = sum(g.finish.num_tokens for g in generations if g.finish is not None)
+    for index, generation in enumerate(generations):
+        if generation.finish is not None:
+            usage.add_completion(index, generation.finish)
     headers = generation_headers(api.shown_compute_type, generations)
     return Response(orjson.dumps(make_object(generations, usage)), 200, headers, "application/json")
 
@@ -131,7 +133,7 @@ async def _stream_frames(
     try:
         async for index, event in stream:
             if event.finish is not None:
-                usage.completion_tokens += event.finish.num_tokens
+                usage.add_completion(index, event.finish)
             chunk = make_chunk(index, event)
             if chunk is not None:
                 yield frame(chunk)

@@ -38,17 +38,18 @@ class Engine:
     def step(self) -> tuple[list[TokenEvent], StepStats]:
         """Run one step. A failing model ends the rows of that step; raises EngineFailedError when it keeps failing."""
         started = time.monotonic()
-        num_preempted_before = self._scheduler.num_preempted
+        num_preempted, num_cached = self._scheduler.num_preempted, self._scheduler.num_cached_prompt_tokens
         plan = self._scheduler.schedule()
         if plan is None:
-            return [], self._stats(StepPlan(()), started, 0)
+            return [], self._stats(StepPlan(()), started)
         result = self._run(plan)
         if result is None:
             events = self._scheduler.fail([row.request_id for row in plan.rows], "the model failed in this step")
         else:
             events = self._scheduler.update(plan, result)
-        num_preempted = self._scheduler.num_preempted - num_preempted_before
-        return events, self._stats(plan, started, num_preempted, failed=result is None)
+        num_preempted = self._scheduler.num_preempted - num_preempted
+        num_cached = self._scheduler.num_cached_prompt_tokens - num_cached
+        return events, self._stats(plan, started, num_preempted, num_cached, failed=result is None)
 
     def fail_all(self, reason: str) -> list[TokenEvent]:
         """End every request with an error event."""
@@ -71,9 +72,11 @@ class Engine:
 
     def stats(self) -> StepStats:
         """The present state, outside a step."""
-        return self._stats(StepPlan(()), time.monotonic(), 0)
+        return self._stats(StepPlan(()), time.monotonic())
 
-    def _stats(self, plan: StepPlan, started: float, num_preempted: int, *, failed: bool = False) -> StepStats:
+    def _stats(
+        self, plan: StepPlan, started: float, num_preempted: int = 0, num_cached: int = 0, *, failed: bool = False
+    ) -> StepStats:
         num_generated = sum(row.is_sampling for row in plan.rows)
         blocks = self._scheduler.blocks
         return StepStats(
@@ -85,5 +88,6 @@ class Engine:
             used_blocks=blocks.num_used,
             num_blocks=blocks.num_blocks,
             step_s=time.monotonic() - started,
+            num_cached_prompt_tokens=num_cached,
             failed=failed,
         )

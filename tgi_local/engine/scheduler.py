@@ -1,13 +1,14 @@
 """Who runs next. Plans steps of mixed prefill chunks and decodes, first come first served; plain Python."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
+from tgi_local.engine.waiting_queue import WaitingQueue
 from tgi_local.errors import GenerationError
 from tgi_local.types import FinishReason, GenerationRequest, SampledToken, TokenEvent, TokenLogprob
 
@@ -23,9 +24,13 @@ class SchedulerLimits:
 class Scheduler:
     """Owns the waiting and running sequences. Called by the engine thread only.
 
-    Running sequences keep their arrival order. Decodes are planned before prefill chunks, so a long prompt never
+    Running sequences keep the order of their admission. Decodes are planned before prefill chunks, so a long prompt never
     stalls running streams; blocks run short from the newest sequence, which goes back to the head of the queue and
     is recomputed later, so the oldest always progresses.
+
+    A waiting sequence whose next prefix block is being computed by a running one waits for that step and shares the
+    block. Others may pass it meanwhile, which ends with that prefill: only a sequence ahead of it could start another
+    one of the same prefix. Nobody passes a sequence that waits for blocks.
     """
 
     def __init__(
@@ -34,8 +39,9 @@ class Scheduler:
         self.limits = limits
         self.blocks = blocks
         self.num_preempted = 0
+        self.num_cached_prompt_tokens = 0  # not computed, because the prefix cache had them
         self._clock = clock
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = WaitingQueue()
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
 
@@ -62,7 +68,7 @@ class Scheduler:
             raise ValueError(f"request id {request.request_id} is in use")
         sequence = Sequence(request)
         self._by_id[request.request_id] = sequence
-        self._waiting.append(sequence)
+        self._waiting.add(sequence)
 
     def cancel(self, request_id: str) -> bool:
         """Forget a request at any stage; False if it is not here (any more)."""
@@ -98,6 +104,8 @@ class Scheduler:
                 events.append(event)
                 if event.is_terminal:
                     self._remove(sequence)
+                if event.error is not None:
+                    self.blocks.forget_unused()  # its earlier chunks may be what went wrong
         return events
 
     def fail(self, request_ids: list[str], reason: str) -> list[TokenEvent]:
@@ -108,6 +116,7 @@ class Scheduler:
             if sequence is not None:
                 self._remove(sequence)
                 events.append(self._error(sequence, reason))
+        self.blocks.forget_unused()
         return events
 
     def request_ids(self) -> list[str]:
@@ -128,26 +137,50 @@ class Scheduler:
         return num_new
 
     def _admit(self, budget: int, planned: dict[str, StepRow]) -> None:
-        while self._waiting and budget > 0 and len(self._running) < self.limits.max_batch_size:
-            sequence = self._waiting[0]
+        candidates = self._waiting.candidates(self.limits.max_batch_size)
+        under_way = self._blocks_under_way() if candidates else set()
+        for sequence in candidates:
+            if budget < 1 or len(self._running) >= self.limits.max_batch_size:
+                return
+            match = self.blocks.match(sequence)
+            if match.missing in under_way:
+                continue
             # All of the prompt must have room now (a half-admitted prompt could only wait or preempt), and one more
             # block per running sequence, or the newcomer would soon be preempted.
-            if self.blocks.num_blocks_for(sequence.num_tokens) + len(self._running) > self.blocks.num_free:
+            if not self.blocks.admit(sequence, match, num_spare=len(self._running)):
                 return
-            self._waiting.popleft()
-            self._running.append(sequence)
-            self.blocks.reserve(sequence, sequence.num_tokens)
-            sequence.started_s = sequence.started_s or self._clock()
+            self._start(sequence)
+            if match.missing is not None:
+                under_way.add(match.missing)
             num_new = min(sequence.num_uncomputed_tokens, budget)
             planned[sequence.request_id] = _row(sequence, num_new)
             budget -= num_new
 
+    def _blocks_under_way(self) -> set[BlockKey]:
+        """The blocks that running sequences are about to publish.
+
+        Those that compute their whole prompt for its log-probabilities do not count: they pass sequences that wait
+        for a prefill, which must not end up waiting for them, too.
+        """
+        keys = (self.blocks.next_published(s) for s in self._running if not s.needs_prompt_logprobs)
+        return {key for key in keys if key is not None}
+
+    def _start(self, sequence: Sequence) -> None:
+        """Note that `sequence`, which just got its blocks, runs."""
+        self._waiting.take(sequence)
+        self._running.append(sequence)
+        num_cached = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        if not sequence.started_s:
+            sequence.started_s = self._clock()
+            sequence.num_cached_tokens = num_cached
+        if sequence.num_generated_tokens == 0:
+            self.num_cached_prompt_tokens += num_cached
+
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self.blocks.free(sequence)
-        sequence.num_computed_tokens = 0
         sequence.prompt_logprobs.clear()
-        self._waiting.appendleft(sequence)
+        self._waiting.put_back(sequence)
         self.num_preempted += 1
 
     def _remove(self, sequence: Sequence) -> None:
@@ -163,6 +196,7 @@ class Scheduler:
             return self._error(sequence, outcome.error)
         sequence.num_computed_tokens += len(row.token_ids)
         sequence.prompt_logprobs.extend(outcome.target_logprobs)
+        self.blocks.publish(sequence)
         if not row.is_sampling:
             return None
         if outcome.token is None:
@@ -174,6 +208,7 @@ class Scheduler:
             token=outcome.token,
             finish_reason=_finish_reason(sequence, outcome.token),
             prompt_logprobs=_prompt_logprobs(sequence) if is_first else None,
+            num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
             started_s=sequence.started_s,
             emitted_s=self._clock(),
         )
@@ -193,7 +228,7 @@ def _row(sequence: Sequence, num_new: int) -> StepRow:
     sampling = sequence.request.sampling
     is_sampling = end == sequence.num_tokens
     targets: tuple[int, ...] = ()
-    if sequence.request.prompt_logprobs and start < sequence.num_prompt_tokens:
+    if sequence.needs_prompt_logprobs:
         targets = tuple(sequence.token_ids[start + 1 : min(end + 1, sequence.num_prompt_tokens)])
     return StepRow(
         request_id=sequence.request_id,

@@ -8,7 +8,16 @@ from typing import Any
 from tgi_local.protocol.openai import ChatRequest, CompletionRequest
 from tgi_local.protocol.tgi import logprob
 from tgi_local.protocol.wire import new_id
-from tgi_local.types import FinishReason, Generation, GenerationRequest, ModelInfo, TextEvent, TextToken, ToolCall
+from tgi_local.types import (
+    Finish,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    ModelInfo,
+    TextEvent,
+    TextToken,
+    ToolCall,
+)
 
 # OpenAI clients expect numbers; an excluded token has none.
 LOWEST_LOGPROB = -9999.0
@@ -17,19 +26,28 @@ LOWEST_LOGPROB = -9999.0
 class Usage:
     """Token counts of one call, over all its choices; a prompt shared by several choices counts once."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_choices: int) -> None:
+        """`num_choices` per prompt."""
+        self._num_choices = num_choices
         self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.completion_tokens = 0
 
     def add_prompt(self, request: GenerationRequest) -> None:
         self.prompt_tokens += len(request.prompt_token_ids)
+
+    def add_completion(self, index: int, finish: Finish) -> None:
+        self.completion_tokens += finish.num_tokens
+        # A prompt's other choices share what the first one computes: no news about what was cached before the call.
+        if index % self._num_choices == 0:
+            self.cached_tokens += finish.num_cached_tokens
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": 0},
         }
 
