@@ -7,11 +7,13 @@ class Sequence:
     """Prompt and generated token ids of one request, and the KV blocks that hold them.
 
     `num_computed_tokens` counts the leading tokens whose keys and values are in the cache; a preempted sequence
-    starts again from 0 and recomputes prompt and output alike.
+    starts again from 0 and recomputes prompt and output alike. `constraint` follows the generated tokens as they are
+    booked, so a recomputation leaves it where it is.
     """
 
     __slots__ = (
         "block_table",
+        "constraint",
         "num_computed_tokens",
         "num_prompt_tokens",
         "prompt_logprobs",
@@ -28,6 +30,7 @@ class Sequence:
         self.block_table: list[int] = []
         self.prompt_logprobs: list[float] = []
         self.started_s = 0.0
+        self.constraint = request.grammar.start() if request.grammar is not None else None
 
     @property
     def request_id(self) -> str:
