@@ -168,7 +168,7 @@ class RequestParameters:
     prompt_logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
-    has_grammar: bool = False
+    grammar: GrammarSource | None = None
     adapter_id: str | None = None
     text: TextOptions = TextOptions()
 
