@@ -10,6 +10,7 @@ import httpx
 import jsonschema
 import openai
 import pytest
+from huggingface_hub import InferenceClient, constants
 from pydantic import BaseModel, Field
 from transformers import AutoTokenizer
 
@@ -133,6 +134,21 @@ def test_openai_s_client_parses_a_model(tool_server: Server) -> None:
             model="tgi", messages=HI, response_format=Plan, temperature=temperature, seed=1, max_tokens=900
         ).choices[0]
         assert isinstance(choice.message.parsed, Plan) and choice.finish_reason == "stop"
+
+
+def test_the_hub_s_client(tool_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it would refuse this machine's own server, too
+    client = InferenceClient(base_url=tool_server.url)
+    grammar: Any = {"type": "json", "value": SCHEMA}
+    text = client.text_generation("hi", grammar=grammar, max_new_tokens=600, return_full_text=False)
+    jsonschema.validate(json.loads(text), SCHEMA)
+    for response_format in (FORMATS[0], grammar):
+        answer = client.chat_completion(HI, response_format=response_format, max_tokens=600)
+        jsonschema.validate(json.loads(answer.choices[0].message.content or ""), SCHEMA)
+    tools: Any = TOOLS
+    called = client.chat_completion(HI, tools=tools, tool_choice="get_weather", max_tokens=600).choices[0].message
+    assert called.tool_calls is not None
+    check_call(called.tool_calls[0].function.name, called.tool_calls[0].function.arguments)
 
 
 def test_choices_are_constrained_each_for_itself(tool_server: Server) -> None:
