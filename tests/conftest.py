@@ -4,7 +4,6 @@ import os
 
 # Before torch is imported: the test models are small, and threads that spin for them starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from collections.abc import Iterator

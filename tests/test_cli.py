@@ -75,7 +75,7 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def test_a_hub_model_without_a_hub() -> None:
-    line = refused("--port", "0", "--model-id", "some-owner/no-such-model")
+    line = refused("--port", "0", "--model-id", "some-owner/no-such-model", HF_HUB_OFFLINE="1")
     assert "some-owner/no-such-model" in line and "HF_HUB_OFFLINE" in line
 
 

@@ -1,0 +1,92 @@
+"""The README's examples, run as they stand there; only the port is another one."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.serving import ROOT, Server, clean_environment
+
+README = (ROOT / "README.md").read_text()
+CURL = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+SCRIPTS = [code for code in PYTHON if ".launch()" not in code]
+GRADIO = [code for code in PYTHON if ".launch()" in code]
+
+
+def with_port(code: str, server: Server) -> str:
+    assert ":8080" in code
+    return code.replace(":8080", f":{server.url.rsplit(':', 1)[1]}")
+
+
+def test_examples_are_found() -> None:
+    assert len(CURL) == 2 and len(SCRIPTS) == 4 and len(GRADIO) == 1
+
+
+@pytest.mark.parametrize("command", CURL, ids=["chat", "generate"])
+def test_curl(demo_server: Server, command: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", with_port(command, demo_server)], capture_output=True, text=True, timeout=60, check=True
+    )
+    if "stream" in command:
+        assert done.stdout.startswith("data: {") and done.stdout.endswith("data: [DONE]\n\n")
+    else:
+        assert done.stdout.startswith('{"generated_text":"')
+
+
+@pytest.mark.parametrize("code", SCRIPTS, ids=["openai", "inference-client", "async", "tools"])
+def test_python(demo_server: Server, code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", with_port(code, demo_server)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout if "get_weather" in code else "learning" in done.stdout
+
+
+def test_gradio_app_of_a_user(demo_server: Server, tmp_path: Path) -> None:
+    from gradio_client import Client
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = tmp_path / "chat.py"
+    script.write_text(with_port(GRADIO[0], demo_server))
+    env = clean_environment(GRADIO_SERVER_PORT=str(port), GRADIO_ANALYTICS_ENABLED="False")
+    with subprocess.Popen([sys.executable, script], env=env, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        try:
+            client = connect(Client, f"http://127.0.0.1:{port}", process)
+            assert "1, 2, 3, 4, 5" in str(client.predict("Count to 5", api_name="/answer"))
+            client.close()
+        finally:
+            process.terminate()
+
+
+def connect(make_client: type, url: str, process: subprocess.Popen[bytes], timeout_s: float = 60.0):  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return make_client(url, verbose=False)
+        except Exception:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.3)
+
+
+def test_commands_exist() -> None:
+    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_flags_exist() -> None:
+    from tgi_local.settings import Settings
+
+    for flag in set(re.findall(r"`--([a-z-]+)", README)) - {"push", "help"}:
+        assert flag.replace("-", "_") in Settings.model_fields, flag
