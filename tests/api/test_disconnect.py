@@ -42,6 +42,8 @@ LONG = 4000
         ("/v1/completions", {"prompt": ["x", "y"], "max_tokens": LONG, "n": 2, "stream": True}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": LONG, "stream": True}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": LONG}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": LONG, "stream": True}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": LONG}),
         ("/generate", {"inputs": "x", "parameters": {"max_new_tokens": LONG}}),
         ("/generate_stream", {"inputs": "x", "parameters": {"max_new_tokens": LONG}}),
     ],
