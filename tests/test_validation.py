@@ -147,7 +147,7 @@ def test_only_1024_new_tokens_are_checked_and_the_output_gets_what_room_there_is
 
 @pytest.mark.parametrize(
     ("parameters", "name"),
-    [({"has_grammar": True}, "grammar"), ({"watermark": True}, "watermark"), ({"adapter_id": "x"}, "adapter_id")],
+    [({"watermark": True}, "watermark"), ({"adapter_id": "x"}, "adapter_id")],
 )
 def test_what_is_not_supported_is_refused_by_name(parameters: dict[str, Any], name: str) -> None:
     error = refusal(**parameters)

@@ -16,6 +16,7 @@ from tgi_local.model import hub
 from tgi_local.service import ServedModel, Service
 from tgi_local.settings import PROGRAM, Settings
 from tgi_local.text.chat_template import ChatTemplate
+from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.types import Limits, StepStats
 
@@ -96,7 +97,22 @@ def load_model(
     engine = EngineThread(Engine(Scheduler(step_limits, blocks), runner), on_step, on_death)
     limits = _limits(settings, max_total, blocks.capacity_tokens, min(tokenizer.vocab_size, loaded.vocab_size))
     logger.info("serving %s, KV cache of %d tokens", source.model_id, blocks.capacity_tokens)
-    return ServedModel(loaded.info, limits, tokenizer, ChatTemplate(tokenizer), engine)
+    template = ChatTemplate(tokenizer)
+    grammars = None
+    if not settings.disable_grammar_support:
+        grammars = _load_grammars(tokenizer, template, loaded.info.eos_token_ids, loaded.vocab_size)
+    return ServedModel(loaded.info, limits, tokenizer, template, engine, grammars)
+
+
+def _load_grammars(
+    tokenizer: TextTokenizer, template: ChatTemplate, eos_token_ids: frozenset[int], vocab_size: int
+) -> GrammarCompiler | None:
+    tags_calls = template.tool_call_format is not None
+    try:
+        return GrammarCompiler.load(tokenizer, eos_token_ids, vocab_size, tags_calls=tags_calls)
+    except ValueError as error:
+        logger.warning("grammars are not supported with this tokenizer: %s", error)
+        return None
 
 
 def _max_total_tokens(settings: Settings, context_length: int) -> int:

@@ -17,11 +17,13 @@ from tgi_local.errors import (
     OverloadedError,
     RequestError,
     TemplateError,
+    UnsupportedError,
     ValidationError,
 )
 from tgi_local.metrics import Metrics
 from tgi_local.stream import TextStream
 from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
+from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.types import (
     Finish,
@@ -32,6 +34,7 @@ from tgi_local.types import (
     RequestParameters,
     TextEvent,
     TokenSpan,
+    ToolGrammar,
 )
 from tgi_local.validation import build_request, check_parameters, with_new_seed
 
@@ -41,6 +44,8 @@ T = TypeVar("T")
 
 # A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
 MAX_CHARACTERS_PER_TOKEN = 64
+# llguidance's own limits end a compilation long before; this is for what they do not foresee.
+COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 
@@ -54,6 +59,7 @@ class ServedModel:
     tokenizer: TextTokenizer
     template: ChatTemplate
     engine: EngineThread
+    grammars: GrammarCompiler | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ class Service:
                 text = prompt
                 _check_length(prompt, model.limits)
                 token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
-            return self._build(parameters, text, token_ids, received_s)
+            return await self._build(parameters, text, token_ids, received_s)
 
     async def prepare_chat(
         self,
@@ -146,7 +152,7 @@ class Service:
         with self._counting_failures():
             check_parameters(parameters, model.limits)
             prompt = await self.render_chat(messages, tools, template_kwargs)
-            return self._build(parameters, prompt.text, prompt.token_ids, received_s)
+            return await self._build(parameters, prompt.text, prompt.token_ids, received_s)
 
     async def render_chat(
         self,
@@ -220,15 +226,41 @@ class Service:
         """Its answer is on its way; nobody waits for it any more."""
         self._open.discard(generation)
 
-    def _build(
+    async def _build(
         self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float
     ) -> GenerationRequest:
         model = self.model
-        return build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+        request = build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+        source, grammars = parameters.grammar, model.grammars
+        if source is None:
+            return request
+        if grammars is None:
+            if isinstance(source, ToolGrammar) and not source.is_forced:
+                return request
+            param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
+            raise UnsupportedError("grammar is not supported", param=param)
+        try:
+            return await self._in_worker_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
+        except TimeoutError:
+            raise ValidationError("grammar is not valid: compiling it takes too long", param="grammar") from None
 
     async def _in_worker(self, function: Callable[[], T]) -> T:
         """Run text work off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+    async def _in_worker_within(self, timeout_s: float, function: Callable[[], T]) -> T:
+        """The same, but raise TimeoutError when the work itself, not the wait for a worker, takes too long."""
+        started_s: list[float] = []
+
+        def work() -> T:
+            started_s.append(time.monotonic())
+            return function()
+
+        working = asyncio.ensure_future(self._in_worker(work))
+        while not (await asyncio.wait([working], timeout=timeout_s))[0]:
+            if started_s and time.monotonic() - started_s[0] >= timeout_s:
+                raise TimeoutError
+        return working.result()
 
     def _counting_failures(self) -> "_CountFailures":
         self.metrics.request_received()

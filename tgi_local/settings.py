@@ -77,6 +77,7 @@ class Settings(BaseSettings):
         None, ge=16, description="tokens the KV cache holds; default: what fits in memory"
     )
     max_batch_size: int = Field(128, ge=1, description="most sequences in one step")
+    disable_grammar_support: bool = Field(False, description="refuse grammars, response formats and forced tools")
     validation_workers: int = Field(2, ge=1, description="threads for tokenizing and chat templates")
     graceful_termination_timeout: int = Field(
         30, ge=0, description="seconds that running requests get to finish at shutdown"

@@ -4,7 +4,7 @@ from tgi_local.text.detokenizer import Detokenizer
 from tgi_local.text.reasoning import ReasoningParser
 from tgi_local.text.stop_strings import StopStrings
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.text.tool_calls import Content, ToolCallParser
+from tgi_local.text.tool_calls import BareCallParser, Content, ToolCallParser
 from tgi_local.types import (
     Finish,
     FinishReason,
@@ -41,7 +41,9 @@ class TextStream:
             # Some templates open the thought themselves, at the end of the prompt.
             starts_open = request.prompt_text.rstrip().endswith(thinking_tags[0])
             self._reasoning = ReasoningParser(*thinking_tags, starts_open=starts_open)
-        self._tool_calls = ToolCallParser() if request.text.parse_tool_calls else None
+        self._tool_calls: ToolCallParser | BareCallParser | None = None
+        if request.text.parse_tool_calls:
+            self._tool_calls = BareCallParser() if request.text.is_bare_call else ToolCallParser()
 
     def step(self, event: TokenEvent) -> TextEvent:
         """Raises the error of an error event."""

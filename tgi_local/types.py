@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Protocol
 
 
 class FinishReason(StrEnum):
@@ -66,11 +67,78 @@ class TextOptions:
 
     `keep_stop_string` is TGI's rule (the stop string stays in the text); OpenAI leaves it out.
     `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered.
+    `is_bare_call`: the whole answer is one tool call, without the tags around it.
     """
 
     keep_stop_string: bool = True
     parse_chat: bool = False
     parse_tool_calls: bool = False
+    is_bare_call: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JsonGrammar:
+    """Output must match a JSON schema, given as an object or as JSON text.
+
+    Not `strict`: keywords that can not be enforced are ignored, as OpenAI's `strict: false` promises no more.
+    `field` is where the client gave it.
+    """
+
+    schema: Any
+    field: str
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RegexGrammar:
+    """Output must match a regular expression as a whole."""
+
+    pattern: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSignature:
+    """A function and the schema of its arguments; see JsonGrammar for `strict`."""
+
+    name: str
+    parameters: Any
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolGrammar:
+    """Output must be 1 to `max_calls` valid calls of these functions. Not `is_forced`: text, in which such calls may be."""
+
+    tools: tuple[ToolSignature, ...]
+    is_forced: bool
+    max_calls: int
+
+
+GrammarSource = JsonGrammar | RegexGrammar | ToolGrammar
+
+
+class TokenConstraint(Protocol):
+    """Which tokens may follow in one sequence. Owned by the sequence, used by the engine thread only."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing more may follow."""
+        ...
+
+    def allowed_tokens(self) -> bytes:
+        """One bit per token id, the lowest bit first; no bit is set after an error."""
+        ...
+
+    def advance(self, token_id: int) -> None:
+        """Note the token that was chosen. Raises ValueError for one that is not allowed."""
+        ...
+
+
+class Grammar(Protocol):
+    """A compiled grammar. Immutable, shared by any number of sequences."""
+
+    def start(self) -> TokenConstraint: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +168,7 @@ class RequestParameters:
     prompt_logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
-    has_grammar: bool = False
+    grammar: GrammarSource | None = None
     adapter_id: str | None = None
     text: TextOptions = TextOptions()
 
@@ -145,6 +213,7 @@ class GenerationRequest:
     sampling: SamplingParams
     stopping: StopParams
     text: TextOptions = TextOptions()
+    grammar: Grammar | None = None
     prompt_logprobs: bool = False
     received_s: float = 0.0  # monotonic clock
     principal: str = ""

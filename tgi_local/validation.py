@@ -72,8 +72,6 @@ def _check_tokens(p: RequestParameters, limits: Limits) -> None:
 
 
 def _check_supported(p: RequestParameters) -> None:
-    if p.has_grammar:
-        raise UnsupportedError("grammar is not supported", param="grammar")
     if p.watermark:
         raise UnsupportedError("`watermark` is not supported", param="watermark")
     if p.adapter_id is not None:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
 import httpx2
 import pytest
+from pydantic import BaseModel
 
 from tests.api.scripted import TIME, WEATHER, calls, finish, play, replaying, text, thought
 from tests.in_process import InProcess, serving
@@ -26,11 +27,15 @@ HI: list[Any] = [{"role": "user", "content": "hi"}]
 TOOL: dict[str, Any] = {
     "name": "get_weather",
     "description": "of a city",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "input_schema": {"type": "object", "properties": {"city": {"enum": ["Bonn", "Oslo"]}}, "required": ["city"]},
 }
 ASK: dict[str, Any] = {"model": "tgi", "messages": HI, "max_tokens": 6}
 # This SDK has no sampling parameters any more; older ones send them as fields of the body, as this does.
 GREEDY: dict[str, Any] = {**ASK, "extra_body": {"temperature": 0.0}}
+
+
+class Weather(BaseModel):
+    city: Literal["Bonn", "Oslo"]
 
 
 @pytest.fixture
@@ -189,6 +194,28 @@ def test_output_format_and_effort_in_other_words() -> None:
     wanted = {"name": "output", "schema": schema, "strict": True}
     assert to_chat(body).response_format == {"type": "json_schema", "json_schema": wanted}
     assert template_kwargs(body, False, lambda name: name == "reasoning_effort") == {"reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}])
+def test_forced_tools_are_used(client: anthropic.Anthropic, choice: Any) -> None:
+    ask = {**GREEDY, "max_tokens": 100, "tools": [TOOL], "tool_choice": choice}
+    message = client.messages.create(**ask)
+    assert message.stop_reason == "tool_use"
+    for block in message.content:
+        assert block.type == "tool_use" and block.name == "get_weather"
+        assert block.input in ({"city": "Bonn"}, {"city": "Oslo"})
+    with client.messages.stream(**ask) as stream:
+        final = stream.get_final_message()
+    assert [block.input for block in final.content] == [block.input for block in message.content]  # type: ignore[union-attr]
+    results = [{"type": "tool_result", "tool_use_id": block.id, "content": "rain"} for block in message.content]  # type: ignore[union-attr]
+    turns: Any = [*HI, message.to_param(), {"role": "user", "content": results}]
+    assert client.messages.create(**{**GREEDY, "messages": turns, "tools": [TOOL]}).content
+
+
+def test_output_format_is_kept_to(client: anthropic.Anthropic) -> None:
+    with client.messages.stream(**{**GREEDY, "max_tokens": 100}, output_format=Weather) as stream:
+        final = stream.get_final_message()
+    assert isinstance(final.parsed_output, Weather) and final.stop_reason == "end_turn"
 
 
 def test_tool_use_and_text_around_it() -> None:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from openai.types.responses import Response
+from pydantic import BaseModel
 
 from tests.api.scripted import NATIVE, TIME, WEATHER, calls, finish, play, replaying, text, thought
 from tests.in_process import InProcess, serving
@@ -27,11 +28,15 @@ TOOL: dict[str, Any] = {
     "type": "function",
     "name": "get_weather",
     "description": "of a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "parameters": {"type": "object", "properties": {"city": {"enum": ["Bonn", "Oslo"]}}, "required": ["city"]},
     "strict": False,
 }
 # What differs between two responses to the same request.
 OWN = {"id", "created_at", "completed_at"}
+
+
+class Weather(BaseModel):
+    city: Literal["Bonn", "Oslo"]
 
 
 @pytest.fixture
@@ -212,6 +217,32 @@ def test_tool_choice_in_a_chats_words(choice: Any) -> None:
     chat = to_chat(parse(ResponsesRequest, {**ASK, "tools": [TOOL], "tool_choice": choice}), to_turns("hi"))
     named = {"type": "function", "function": {"name": "get_weather"}}
     assert chat.tool_choice == (choice if isinstance(choice, str) else named)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}])
+def test_forced_tools_are_called(client: openai.OpenAI, choice: Any) -> None:
+    ask = {**ASK, "max_output_tokens": 100, "tools": [TOOL], "tool_choice": choice}
+    response = client.responses.create(**ask)
+    assert response.status == "completed" and response.output
+    for item in response.output:
+        assert item.type == "function_call" and item.name == "get_weather"
+        assert json.loads(item.arguments) in ({"city": "Bonn"}, {"city": "Oslo"})
+    with client.responses.stream(**ask) as stream:
+        final = stream.get_final_response()
+    assert [item.arguments for item in final.output] == [item.arguments for item in response.output]  # type: ignore[union-attr]
+    results: Any = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "rain"}  # type: ignore[union-attr]
+        for item in response.output
+    ]
+    after = client.responses.create(**{**ASK, "input": results}, previous_response_id=response.id, tools=[TOOL])
+    assert after.output_text
+
+
+def test_text_format_is_kept_to(client: openai.OpenAI) -> None:
+    response = client.responses.parse(**{**ASK, "max_output_tokens": 100}, text_format=Weather)
+    assert isinstance(response.output_parsed, Weather) and response.status == "completed"
+    assert response.text is not None and response.text.format is not None
+    assert response.text.format.type == "json_schema"
 
 
 def test_text_format_in_a_chats_words() -> None:

@@ -202,6 +202,11 @@ class Scheduler:
         if outcome.token is None:
             raise RuntimeError(f"the runner returned no token for a sampling row of {row.request_id}, this is a bug")
         sequence.token_ids.append(outcome.token.id)
+        if sequence.constraint is not None:
+            try:
+                sequence.constraint.advance(outcome.token.id)
+            except ValueError as error:
+                return self._error(sequence, str(error))
         is_first = sequence.num_generated_tokens == 1
         return TokenEvent(
             request_id=sequence.request_id,
@@ -241,6 +246,7 @@ def _row(sequence: Sequence, num_new: int) -> StepRow:
         history=tuple(sequence.token_ids) if is_sampling and sampling.uses_history else (),
         num_prompt_tokens=sequence.num_prompt_tokens,
         logprob_targets=targets,
+        constraint=sequence.constraint if is_sampling else None,
     )
 
 
@@ -250,6 +256,9 @@ def _finish_reason(sequence: Sequence, token: SampledToken) -> FinishReason | No
     if sequence.num_generated_tokens >= stopping.max_new_tokens:
         return FinishReason.LENGTH
     if token.id in stopping.stop_token_ids:
+        return FinishReason.EOS
+    # Whatever the request says about EOS: after the end of its grammar there is nothing left to choose.
+    if sequence.constraint is not None and sequence.constraint.is_finished:
         return FinishReason.EOS
     return None
 

@@ -9,11 +9,13 @@ class Sequence:
     `num_computed_tokens` counts the leading tokens whose keys and values are in the cache; a preempted sequence
     starts again from what the prefix cache still holds and recomputes the rest, prompt and output alike.
     `num_published_blocks` counts the leading blocks that others may share, so that nobody writes to them any more.
-    `num_cached_tokens` counts the prompt tokens that were in the cache when the sequence first ran.
+    `num_cached_tokens` counts the prompt tokens that were in the cache when the sequence first ran. `constraint`
+    follows the generated tokens as they are booked, so a recomputation leaves it where it is.
     """
 
     __slots__ = (
         "block_table",
+        "constraint",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
@@ -34,6 +36,7 @@ class Sequence:
         self.block_table: list[int] = []
         self.prompt_logprobs: list[float] = []
         self.started_s = 0.0
+        self.constraint = request.grammar.start() if request.grammar is not None else None
 
     @property
     def request_id(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tgi_local.types import SampledToken, SamplingParams
+from tgi_local.types import SampledToken, SamplingParams, TokenConstraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class StepRow:
     the last of them. `is_sampling` asks for a next token. `history` is prompt and output so far (empty unless a
     sampling rule reads it), of which the first `num_prompt_tokens` are prompt. `step_index` counts the tokens
     generated before this one and, with the seed, fixes the randomness of the row. `logprob_targets` are the tokens
-    that follow each of `token_ids` in the prompt, when their log-probabilities are wanted.
+    that follow each of `token_ids` in the prompt, when their log-probabilities are wanted. `constraint` says which
+    tokens may be chosen; the runner only reads it, the scheduler advances it.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class StepRow:
     history: Sequence[int] = ()
     num_prompt_tokens: int = 0
     logprob_targets: tuple[int, ...] = ()
+    constraint: TokenConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Rules that change logits before a token is chosen: pure functions on float32 [rows, vocabulary].
 
-Order and formulas: TGI (repetition, then frequency), OpenAI's additive penalties and bias after them.
+Order and formulas: TGI (repetition, then frequency), OpenAI's additive penalties and bias after them, grammars last.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MAX_REPETITION_PENALTY = 1e6
 
 
 def process(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
-    """Apply every penalty and bias the rows ask for; rows that ask for none are untouched."""
+    """Apply every penalty, bias and grammar the rows ask for; rows that ask for none are untouched."""
     penalized = [i for i, row in enumerate(rows) if row.history]
     if penalized:
         logits = logits.clone()
@@ -25,6 +25,20 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
         index = torch.tensor([(i, token) for i, token, _ in biased], device=logits.device).T
         values = torch.tensor([bias for *_, bias in biased], dtype=logits.dtype, device=logits.device)
         logits = logits.index_put((index[0], index[1]), values, accumulate=True)
+    return _constrain(logits, rows)
+
+
+def _constrain(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
+    """Exclude what a row's grammar does not allow. Masks are computed while a GPU is still busy with the step."""
+    masks = {i: row.constraint.allowed_tokens() for i, row in enumerate(rows) if row.constraint is not None}
+    if not masks:
+        return logits
+    packed = torch.frombuffer(bytearray().join(masks.values()), dtype=torch.uint8).reshape(len(masks), -1)
+    bits = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    allowed = (packed.to(logits.device)[:, :, None] >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
+    constrained = logits[list(masks)].masked_fill_(~allowed, float("-inf"))
+    logits = logits.clone()
+    logits[list(masks)] = constrained
     return logits
 
 

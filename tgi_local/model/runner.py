@@ -136,7 +136,10 @@ def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[fl
 
 
 def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple[float, ...]) -> RowResult:
-    error = "the model produced values that are not numbers" if row.is_sampling and token is None else None
+    error = None
+    if row.is_sampling and token is None:
+        what = "values that are not numbers" if row.constraint is None else "no token that the grammar allows"
+        error = f"the model produced {what}"
     return RowResult(token=token, error=error, target_logprobs=target_logprobs)
 
 

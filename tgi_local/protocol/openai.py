@@ -6,12 +6,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
+from tgi_local.protocol.grammars import parse_grammar
 from tgi_local.protocol.wire import I32, U32, WireModel
-from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
+from tgi_local.types import (
+    GenerationDefaults,
+    GrammarSource,
+    RequestParameters,
+    TextOptions,
+    ToolGrammar,
+    ToolSignature,
+)
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
+MAX_NAME_LEN = 64
+MAX_TOOL_CALLS = 8
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
 
@@ -42,10 +52,11 @@ class Message(WireModel):
 
 
 class FunctionDefinition(WireModel):
-    name: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LEN)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     arguments: dict[str, Any] | None = None  # TGI accepts this in place of `parameters`
+    strict: bool | None = False
 
 
 class Tool(WireModel):
@@ -99,6 +110,7 @@ class ChatRequest(CommonFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
     response_format: dict[str, Any] | None = None
 
     @property
@@ -131,8 +143,7 @@ class CompletionRequest(CommonFields):
 
 def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
-    _check_response_format(body)
-    _check_tool_choice(body)
+    grammar = _grammar(body)
     wants_logprobs = bool(body.logprobs)
     if body.top_logprobs and not wants_logprobs:
         raise ValidationError("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
@@ -142,7 +153,13 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
         defaults,
         max_tokens,
         top_n_tokens=(body.top_logprobs or 0) if wants_logprobs else 0,
-        text=TextOptions(keep_stop_string=False, parse_chat=True, parse_tool_calls=bool(body.offered_tools)),
+        text=TextOptions(
+            keep_stop_string=False,
+            # An answer that is constrained from its first token holds no thoughts.
+            parse_chat=grammar is None or (isinstance(grammar, ToolGrammar) and not grammar.is_forced),
+            parse_tool_calls=bool(body.offered_tools),
+        ),
+        grammar=grammar,
     )
 
 
@@ -176,9 +193,7 @@ def to_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
             "function": {
                 "name": tool.function.name,
                 "description": tool.function.description or "",
-                "parameters": tool.function.parameters
-                or tool.function.arguments
-                or {"type": "object", "properties": {}},
+                "parameters": _parameters_schema(tool.function),
             },
         }
         for tool in tools
@@ -193,6 +208,7 @@ def _parameters(
     top_n_tokens: int,
     text: TextOptions,
     prompt_logprobs: bool = False,
+    grammar: GrammarSource | None = None,
 ) -> RequestParameters:
     temperature = _first(body.temperature, defaults.temperature, 1.0)
     if temperature < 0 or temperature > 100:
@@ -220,6 +236,7 @@ def _parameters(
         logit_bias=_logit_bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),
         truncate=body.truncate,
+        grammar=grammar,
         text=text,
     )
 
@@ -245,25 +262,44 @@ def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int,
     return tuple((int(key), value) for key, value in bias.items())
 
 
-def _check_response_format(body: ChatRequest) -> None:
-    kind = (body.response_format or {}).get("type", "text")
-    if body.response_format is not None and body.tools is not None:
-        raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
-    if kind != "text":
-        raise UnsupportedError("grammar is not supported", param="response_format")
+def _grammar(body: ChatRequest) -> GrammarSource | None:
+    """What constrains the answer: the response format, or the tools."""
+    format = body.response_format
+    if format is not None and format.get("type") != "text":
+        if body.tools:
+            raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
+        return parse_grammar(format, "response_format")
+    if not body.offered_tools:
+        return None
+    chosen, is_forced = _chosen_tools(body)
+    # TGI makes one call; a function that is asked for by name is called once.
+    is_single = body.parallel_tool_calls is False or (is_forced and body.tool_choice != "required")
+    signatures = tuple(
+        ToolSignature(tool.function.name, _parameters_schema(tool.function), bool(tool.function.strict))
+        for tool in chosen
+    )
+    return ToolGrammar(signatures, is_forced, max_calls=1 if is_single else MAX_TOOL_CALLS)
 
 
-def _check_tool_choice(body: ChatRequest) -> None:
-    """`auto` and `none` are honoured; the forced forms need constrained decoding and are refused by name."""
+def _chosen_tools(body: ChatRequest) -> tuple[Sequence[Tool], bool]:
+    """The tools that may be called, and whether one must be."""
     choice = body.tool_choice
-    if not body.tools or choice in (None, "auto", "none"):
-        return
+    if choice in (None, "auto"):
+        return body.offered_tools, False
+    if choice == "required":
+        return body.offered_tools, True
     if isinstance(choice, dict):
         function = choice.get("function")
-        choice = function.get("name") if isinstance(function, dict) else None
-    if choice != "required" and choice not in [tool.function.name for tool in body.tools]:
-        raise ToolError("Tool with the name given in tool_choice not found", param="tool_choice")
-    raise UnsupportedError("`tool_choice` other than auto and none is not supported", param="tool_choice")
+        choice = function.get("name") if isinstance(function, dict) else choice.get("name")
+    chosen = [tool for tool in body.offered_tools if tool.function.name == choice]
+    if not chosen:
+        name = choice[:MAX_NAME_LEN] if isinstance(choice, str) else "of this form"
+        raise ToolError(f"Tool with name {name} not found", param="tool_choice")
+    return chosen[:1], True
+
+
+def _parameters_schema(function: FunctionDefinition) -> dict[str, Any]:
+    return function.parameters or function.arguments or {"type": "object", "properties": {}}
 
 
 def _to_message(message: Message) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tgi_local.errors import ValidationError
+from tgi_local.protocol.grammars import parse_grammar
 from tgi_local.protocol.wire import I32, U32, U64, WireModel
 from tgi_local.types import (
     Generation,
@@ -55,7 +56,7 @@ class TokenizeRequest(WireModel):
 
 
 def to_parameters(body: GenerateRequest) -> RequestParameters:
-    """Raises nothing: bounds are checked later, in TGI's order."""
+    """Raises RequestError for a grammar of no known form; bounds are checked later, in TGI's order."""
     p = body.parameters
     return RequestParameters(
         best_of=p.best_of or None,
@@ -73,7 +74,7 @@ def to_parameters(body: GenerateRequest) -> RequestParameters:
         seed=p.seed,
         top_n_tokens=p.top_n_tokens,
         prompt_logprobs=bool(p.decoder_input_details),
-        has_grammar=p.grammar is not None,
+        grammar=parse_grammar(p.grammar, "grammar") if p.grammar is not None else None,
         adapter_id=p.adapter_id,
         text=TextOptions(keep_stop_string=True),
     )

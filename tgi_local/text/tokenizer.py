@@ -64,6 +64,12 @@ class TextTokenizer:
         return self._added_tokens
 
     @property
+    def description(self) -> str:
+        """The whole tokenizer as JSON, in the format of tokenizer.json."""
+        description: str = self._backend.to_str()
+        return description
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja source used without tools; None when the checkpoint has none."""
         return self.chat_template_for(tools=None)

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from tgi_local.text.stop_strings import partial_match_len
 from tgi_local.types import ToolCall
 
-_OPEN_TAG = "<tool_call>"
-_CLOSE_TAG = "</tool_call>"
+OPEN_TAG = "<tool_call>"
+CLOSE_TAG = "</tool_call>"
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -47,7 +47,7 @@ class ToolCallParser:
         """What is held back: a complete call that only lacks its close tag, or content."""
         items: list[Content | ToolCall] = []
         while self._is_in_call:
-            if (call := self._parse(self._held[len(_OPEN_TAG) :])) is not None:
+            if (call := self._parse(self._held[len(OPEN_TAG) :])) is not None:
                 items.append(call)
                 self._held, self._is_in_call = "", False
                 return items
@@ -66,40 +66,40 @@ class ToolCallParser:
     def _open_call(self, items: list[Content | ToolCall]) -> bool:
         if self._follows_call:
             self._held = self._held.lstrip()
-        start = self._held.find(_OPEN_TAG)
+        start = self._held.find(OPEN_TAG)
         if start >= 0:
             num_content = len(self._held[:start].rstrip())
             self._emit(items, self._held[:num_content])
             self._space_before_call = self._held[num_content:start]
             self._held = self._held[start:]
-            self._is_in_call, self._num_scanned = True, len(_OPEN_TAG)
+            self._is_in_call, self._num_scanned = True, len(OPEN_TAG)
             return True
-        num_safe = len(self._held[: len(self._held) - partial_match_len(self._held, _OPEN_TAG)].rstrip())
+        num_safe = len(self._held[: len(self._held) - partial_match_len(self._held, OPEN_TAG)].rstrip())
         self._emit(items, self._held[:num_safe])
         self._held = self._held[num_safe:]
         return False
 
     def _close_call(self, items: list[Content | ToolCall]) -> bool:
-        end = self._held.find(_CLOSE_TAG, self._num_scanned)
+        end = self._held.find(CLOSE_TAG, self._num_scanned)
         if end < 0:
-            self._num_scanned = max(len(_OPEN_TAG), len(self._held) - len(_CLOSE_TAG) + 1)
+            self._num_scanned = max(len(OPEN_TAG), len(self._held) - len(CLOSE_TAG) + 1)
             return False
-        body = self._held[len(_OPEN_TAG) : end]
+        body = self._held[len(OPEN_TAG) : end]
         call = self._parse(body)
         if call is not None:
             items.append(call)
-            self._held = self._held[end + len(_CLOSE_TAG) :]
+            self._held = self._held[end + len(CLOSE_TAG) :]
             self._is_in_call, self._follows_call = False, True
         elif _ends_in_string(body):
-            self._num_scanned = end + len(_CLOSE_TAG)
+            self._num_scanned = end + len(CLOSE_TAG)
         else:
             self._give_up_call(items)
         return True
 
     def _give_up_call(self, items: list[Content | ToolCall]) -> None:
         """Turn a call that does not parse into content, up to its first close tag; what follows is read anew."""
-        end = self._held.find(_CLOSE_TAG)
-        stop = end + len(_CLOSE_TAG) if end >= 0 else len(self._held)
+        end = self._held.find(CLOSE_TAG)
+        stop = end + len(CLOSE_TAG) if end >= 0 else len(self._held)
         self._emit(items, self._space_before_call + self._held[:stop])
         self._held = self._held[stop:]
         self._is_in_call = False
@@ -110,16 +110,33 @@ class ToolCallParser:
             self._follows_call = False
 
     def _parse(self, body: str) -> ToolCall | None:
-        try:
-            call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
-            arguments = _compact_arguments(call)
-            name = call["name"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-        if not isinstance(name, str) or not name:
-            return None
-        self._num_calls += 1
-        return ToolCall(self._num_calls - 1, name, arguments)
+        call = _parse_call(body, self._num_calls)
+        self._num_calls += call is not None
+        return call
+
+
+class BareCallParser:
+    """For an answer that is one call as plain JSON, without tags. What does not parse is content."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def step(self, text: str) -> list[Content | ToolCall]:
+        self._held += text
+        return []
+
+    def flush(self) -> list[Content | ToolCall]:
+        return [_parse_call(self._held, 0) or Content(self._held)]
+
+
+def _parse_call(body: str, index: int) -> ToolCall | None:
+    try:
+        call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        arguments = _compact_arguments(call)
+        name = call["name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return ToolCall(index, name, arguments) if isinstance(name, str) and name else None
 
 
 def _compact_arguments(call: Any) -> str:

@@ -1,0 +1,222 @@
+"""Grammars that constrain what a model may write: JSON schemas, regular expressions and tool calls, by llguidance."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from tgi_local.errors import ValidationError
+from tgi_local.text import json_schema, tool_grammar
+from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_calls import CLOSE_TAG, OPEN_TAG
+from tgi_local.text.tool_grammar import CallTags
+from tgi_local.types import GenerationRequest, GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+
+CACHE_SIZE = 64
+MAX_PATTERN_LEN = 16 * 1024
+MAX_FAULT_LEN = 160
+ANY_OBJECT = json.dumps({"type": "object", "x-guidance": {"whitespace_pattern": json_schema.WHITESPACE}})
+# A lexer state takes up to 2 kB, which bounds a request's memory; a row of this size holds 2000 optional properties.
+LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=8_000, verbose_errors=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _EndTokens:
+    """What ends an answer. Not `is_real`: a token that stands in where the tokenizer has no such token."""
+
+    ids: tuple[int, ...]
+    is_real: bool
+
+
+class GrammarState:
+    """Owns one sequence's place in a grammar. Implements `TokenConstraint`."""
+
+    def __init__(self, matcher: LLMatcher, ends: _EndTokens) -> None:
+        self._matcher = matcher
+        self._ends = ends
+        self._has_ended = False
+
+    @property
+    def is_finished(self) -> bool:
+        return self._has_ended or (not self._ends.is_real and self._matcher.is_stopped())
+
+    def allowed_tokens(self) -> bytes:
+        mask: bytes = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            return bytes(len(mask))
+        if not self._ends.is_real:
+            cleared = bytearray(mask)
+            for token_id in self._ends.ids:
+                cleared[token_id // 8] &= ~(1 << token_id % 8) & 0xFF
+            return bytes(cleared)
+        return mask
+
+    def advance(self, token_id: int) -> None:
+        if not self._matcher.consume_token(token_id):
+            raise ValueError(f"the grammar can not be followed further: {_fault(self._matcher.get_error())}")
+        self._has_ended = token_id in self._ends.ids
+
+
+class CompiledGrammar:
+    """A grammar at its beginning. Immutable, so any thread may start sequences from it."""
+
+    def __init__(self, matcher: LLMatcher, ends: _EndTokens) -> None:
+        self._matcher = matcher
+        self._ends = ends
+
+    def start(self) -> GrammarState:
+        return GrammarState(self._matcher.deep_copy(), self._ends)
+
+
+class GrammarCompiler:
+    """Owns the compiled grammars of one model, the most recently used of them. Any thread may call it.
+
+    Everything raises ValidationError for a grammar that is not valid.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, ends: _EndTokens, tags: CallTags | None) -> None:
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._tags = tags
+        self._schema = lru_cache(CACHE_SIZE)(self._compile_schema)
+        self._regex = lru_cache(CACHE_SIZE)(self._compile_regex)
+        self._calls = lru_cache(CACHE_SIZE)(self._compile_calls)
+
+    @classmethod
+    def load(
+        cls, tokenizer: TextTokenizer, eos_token_ids: frozenset[int], vocab_size: int, *, tags_calls: bool
+    ) -> Self:
+        """`vocab_size` is that of the model's logits; `tags_calls`: the model writes calls between tags.
+
+        Raises ValueError for a tokenizer that llguidance can not read.
+        """
+        ids = tuple(sorted(eos_token_ids)) or tokenizer.eos_token_ids
+        control_ids = _control_ids(tokenizer.description)
+        ends = _EndTokens(ids or tuple(sorted(control_ids))[:1] or (0,), is_real=bool(ids))
+        described = LLTokenizer(
+            _without_control_texts(tokenizer.description),
+            n_vocab=max(vocab_size, tokenizer.vocab_size),
+            eos_token=list(ends.ids),
+        )
+        if not tags_calls:
+            return cls(described, ends, None)
+        open_id, close_id = (_only(control_ids, tokenizer.token_id(tag)) for tag in (OPEN_TAG, CLOSE_TAG))
+        return cls(described, ends, CallTags(open_id, close_id, control_ids, ends.ids))
+
+    def constrain(self, request: GenerationRequest, source: GrammarSource) -> GenerationRequest:
+        """`request` with its grammar."""
+        if not isinstance(source, ToolGrammar):
+            return replace(request, grammar=self.compile(source))
+        if self._tags is None and not source.is_forced:
+            return request  # a model without a format of its own: nothing tells text from calls
+        text = replace(request.text, is_bare_call=self._tags is None)
+        return replace(request, grammar=self.compile(source), text=text)
+
+    def compile(self, source: GrammarSource) -> CompiledGrammar:
+        try:
+            match source:
+                case JsonGrammar(schema, _, strict):
+                    return self._schema(json_schema.canonical(schema), strict)
+                case RegexGrammar(pattern, _):
+                    return self._regex(pattern)
+                case ToolGrammar():
+                    names = tuple(tool.name for tool in source.tools)
+                    schemas = tuple(_arguments_schema(tool) for tool in source.tools)
+                    return self._calls(names, schemas, source.is_forced, source.max_calls)
+        except ValueError as error:
+            field = "tools" if isinstance(source, ToolGrammar) else source.field
+            raise ValidationError(f"grammar is not valid: {_fault(str(error))}", param=field) from None
+
+    def _compile_schema(self, text: bytes, strict: bool) -> CompiledGrammar:
+        schema = json_schema.prepare(text, strict=strict)
+        return self._compiled(LLMatcher.grammar_from_json_schema(schema))
+
+    def _compile_regex(self, pattern: str) -> CompiledGrammar:
+        if len(pattern) > MAX_PATTERN_LEN:
+            raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
+        return self._compiled(LLMatcher.grammar_from_regex(pattern))
+
+    def _compile_calls(
+        self, names: Sequence[str], schemas: Sequence[str], is_forced: bool, max_calls: int
+    ) -> CompiledGrammar:
+        if self._tags is None:
+            lark = tool_grammar.bare_call(names, schemas)
+        elif is_forced:
+            lark = tool_grammar.forced_calls(self._tags, names, schemas, max_calls)
+        else:
+            lark = tool_grammar.text_with_calls(self._tags, names, schemas, max_calls)
+        return self._compiled(LLMatcher.grammar_from_lark(lark))
+
+    def _compiled(self, grammar: str) -> CompiledGrammar:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # what can not even begin is refused here
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return CompiledGrammar(matcher, self._ends)
+
+
+def _is_control(token: dict[str, Any]) -> bool:
+    """llguidance takes added tokens of this shape for control tokens, whatever the tokenizer says of them."""
+    return token["special"] or (token["content"].startswith("<") and token["content"].endswith(">"))
+
+
+def _only(known: frozenset[int], token_id: int | None) -> int | None:
+    return token_id if token_id in known else None
+
+
+def _control_ids(description: str) -> frozenset[int]:
+    return frozenset(token["id"] for token in json.loads(description)["added_tokens"] if _is_control(token))
+
+
+def _without_control_texts(description: str) -> str:
+    """The tokenizer with control tokens that no text spells, so that text which a grammar forces is never one.
+
+    A grammar names them by id.
+    """
+    tokenizer = json.loads(description)
+    new_names = {
+        token["content"]: f"<\ue000{token['id']}>" for token in tokenizer["added_tokens"] if _is_control(token)
+    }
+    for token in tokenizer["added_tokens"]:
+        token["content"] = new_names.get(token["content"], token["content"])
+    model = tokenizer["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {new_names.get(piece, piece): id for piece, id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[new_names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if "unk_token" in model:
+        model["unk_token"] = new_names.get(model["unk_token"], model["unk_token"])
+    tokenizer["post_processor"] = None  # names them, too
+    return json.dumps(tokenizer)
+
+
+def _arguments_schema(tool: ToolSignature) -> str:
+    """The schema of a tool's arguments as JSON. Raises ValueError for a strict one that can not be enforced in full."""
+    try:
+        return _prepared_arguments(json_schema.canonical(tool.parameters), tool.strict)
+    except ValueError:
+        if tool.strict:
+            raise
+        return ANY_OBJECT
+
+
+@lru_cache(4 * CACHE_SIZE)
+def _prepared_arguments(text: bytes, strict: bool) -> str:
+    schema = json_schema.prepare(text, strict=strict)
+    if schema.setdefault("type", "object") != "object":
+        raise ValueError("the arguments of a function are an object")
+    grammar = LLMatcher.grammar_from_json_schema(schema)
+    is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
+    if is_wrong:
+        raise ValueError(messages[0])
+    return json.dumps(schema)
+
+
+def _fault(message: str) -> str:
+    """The heart of llguidance's message, which may quote the whole grammar around it."""
+    heart = message.rpartition("error: ")[2]
+    return " ".join(heart.split("\n")[0].split())[:MAX_FAULT_LEN]
