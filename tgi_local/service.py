@@ -145,16 +145,20 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None,
         parameters: RequestParameters,
         received_s: float,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> GenerationRequest:
         """The native request for a conversation. Raises RequestError."""
         model = self.model
         with self._counting_failures():
             check_parameters(parameters, model.limits)
-            prompt = await self.render_chat(messages, tools)
+            prompt = await self.render_chat(messages, tools, template_kwargs)
             return await self._build(parameters, prompt.text, prompt.token_ids, received_s)
 
     async def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> RenderedPrompt:
         """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
         model = self.model
@@ -162,7 +166,11 @@ class Service:
         _check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
         return await self._in_worker(
             lambda: model.template.render(
-                messages, tools=tools, add_generation_prompt=not continues, continue_final_message=continues
+                messages,
+                tools=tools,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+                template_kwargs=template_kwargs,
             )
         )
 

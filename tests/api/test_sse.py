@@ -56,6 +56,16 @@ async def test_idle_streams_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> N
     assert connection.sent[-1] == b""
 
 
+async def test_the_sign_of_life_is_the_dialects_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.05)
+    connection = Connection()
+    ping = sse.typed_frame({"type": "ping"})
+    stream = sse.EventStream(slow([0.2]), connection.close, {}, ping)
+    await stream({"type": "http"}, connection.receive, connection.send)
+    assert ping == b'event: ping\ndata: {"type":"ping"}\n\n'
+    assert connection.sent.count(ping) >= 2 and b":\n\n" not in connection.sent
+
+
 async def test_a_client_that_goes_away_closes_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection()
     running = asyncio.ensure_future(connection.run(slow([0, 60])))

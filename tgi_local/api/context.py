@@ -1,20 +1,22 @@
 """What the routes need, kept on the app's state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 from tgi_local import __version__
+from tgi_local.api.response_store import ResponseStore
 from tgi_local.service import Service
 
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """The service and the few settings that shape answers."""
+    """The service, the few settings that shape answers, and the responses that later requests may refer to."""
 
     service: Service
     validation_workers: int
     compute_type: str | None
+    responses: ResponseStore = field(default_factory=ResponseStore)
 
     @property
     def shown_compute_type(self) -> str:

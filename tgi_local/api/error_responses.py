@@ -10,6 +10,15 @@ from tgi_local.errors import BodyShapeError, MalformedBodyError, NotReadyError, 
 
 MAX_MESSAGE_CHARACTERS = 1000
 RETRY_AFTER_S = "1"
+# Anthropic's clients choose their exception by status; the type is for people and logs.
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 def native_response(error: TgiLocalError) -> Response:
@@ -23,6 +32,10 @@ def openai_response(error: TgiLocalError) -> Response:
     """OpenAI's form, with TGI's `error_type` beside it."""
     body = {"error": openai_error(error), "error_type": error.error_type}
     return Response(orjson.dumps(body), error.openai_status, _headers(error), "application/json")
+
+
+def anthropic_response(error: TgiLocalError) -> Response:
+    return Response(orjson.dumps(anthropic_body(error)), error.openai_status, _headers(error), "application/json")
 
 
 def native_body(error: TgiLocalError) -> dict[str, Any]:
@@ -41,20 +54,43 @@ def openai_event(error: TgiLocalError) -> dict[str, Any]:
     return {"error": openai_error(error) | {"http_status_code": error.openai_status}}
 
 
+def anthropic_body(error: TgiLocalError) -> dict[str, Any]:
+    """Anthropic's form, which is also the event of an error after a stream has begun."""
+    return _anthropic_body(error.openai_status, _message(error))
+
+
+def refusal_body(path: str, status: int, text: str, error_type: str, *, is_plain: bool) -> tuple[bytes, bytes]:
+    """What the gate answers, as content type and body: TGI's form on native routes (an empty 401 among them)."""
+    if speaks_anthropic(path):
+        return b"application/json", orjson.dumps(_anthropic_body(status, text))
+    if path == "/v1" or path.startswith("/v1/"):
+        kind = "authentication_error" if status == 401 else "invalid_request_error"
+        error = {"message": text, "type": kind, "param": None, "code": None}
+        return b"application/json", orjson.dumps({"error": error, "error_type": error_type})
+    if status == 401:
+        return b"", b""
+    if is_plain:
+        return b"text/plain; charset=utf-8", text.encode()
+    return b"application/json", orjson.dumps({"error": text, "error_type": error_type})
+
+
 def speaks_openai(path: str) -> bool:
     return path.startswith("/v1/") and path != "/v1/"
+
+
+def speaks_anthropic(path: str) -> bool:
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
     """Exception handler for the whole tree."""
     assert isinstance(error, TgiLocalError)
-    return openai_response(error) if speaks_openai(request.url.path) else native_response(error)
+    return _response(request.url.path, error)
 
 
 async def handle_bug(request: Request, error: Exception) -> Response:
     """Exception handler for everything else; what went wrong is in the log, not in the answer."""
-    bug = TgiLocalError("Internal error; the server's log has the details")
-    return openai_response(bug) if speaks_openai(request.url.path) else native_response(bug)
+    return _response(request.url.path, TgiLocalError("Internal error; the server's log has the details"))
 
 
 async def handle_http_exception(request: Request, error: Exception) -> Response:
@@ -64,8 +100,21 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     if not speaks_openai(request.url.path):
         return Response(status_code=status, headers=headers)
     text = "Method not allowed" if status == 405 else "No such route"
-    body = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    body: dict[str, Any] = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    if speaks_anthropic(request.url.path):
+        body = _anthropic_body(status, text)
     return Response(orjson.dumps(body), status, headers, "application/json")
+
+
+def _response(path: str, error: TgiLocalError) -> Response:
+    if speaks_anthropic(path):
+        return anthropic_response(error)
+    return openai_response(error) if speaks_openai(path) else native_response(error)
+
+
+def _anthropic_body(status: int, text: str) -> dict[str, Any]:
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": text}}
 
 
 def _message(error: TgiLocalError) -> str:

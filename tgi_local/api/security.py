@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Final, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi_local.api import sign_in
+from tgi_local.api.error_responses import refusal_body
 from tgi_local.settings import Settings
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -309,7 +309,9 @@ class _Exchange:
         if refusal.status == 401 and _wants_page(self.scope):
             await self.respond_page(401)
             return
-        content_type, body = _refusal_body(self.scope["path"], refusal)
+        content_type, body = refusal_body(
+            self.scope["path"], refusal.status, refusal.text, refusal.error_type, is_plain=refusal.is_plain
+        )
         headers = [(b"content-type", content_type)] if body else []
         if refusal.status == 413:
             headers.append((b"connection", b"close"))
@@ -329,23 +331,6 @@ class _Exchange:
             policy = f"{CONTENT_SECURITY_POLICY}; frame-ancestors {self._policy.frame_ancestors}"
             kept.append((b"content-security-policy", policy.encode()))
         return [*kept, *self._cors_headers]
-
-
-def _refusal_body(path: str, refusal: Refusal) -> tuple[bytes, bytes]:
-    """Content type and body: OpenAI's form on `/v1`, TGI's on native routes (an empty 401 among them)."""
-    if path == "/v1" or path.startswith("/v1/"):
-        kind = "authentication_error" if refusal.status == 401 else "invalid_request_error"
-        error = {"message": refusal.text, "type": kind, "param": None, "code": None}
-        return b"application/json", _compact({"error": error, "error_type": refusal.error_type})
-    if refusal.status == 401:
-        return b"", b""
-    if refusal.is_plain:
-        return b"text/plain; charset=utf-8", refusal.text.encode()
-    return b"application/json", _compact({"error": refusal.text, "error_type": refusal.error_type})
-
-
-def _compact(value: dict[str, object]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _challenge(status: int) -> RawHeaders:

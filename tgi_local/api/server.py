@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api import routes_cloud, routes_openai, routes_ops, routes_tgi
+from tgi_local.api import routes_anthropic, routes_cloud, routes_openai, routes_ops, routes_responses, routes_tgi
 from tgi_local.api.context import ApiContext
 from tgi_local.api.error_responses import handle_bug, handle_error, handle_http_exception
 from tgi_local.errors import TgiLocalError
@@ -23,8 +23,8 @@ def create_app(api: ApiContext, lifespan: Lifespan | None = None, *, has_page: b
     """The HTTP API. With a page, GET / is left to it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.api = api
-    for router in (routes_ops.router, routes_tgi.router, routes_openai.router, routes_cloud.router):
-        app.include_router(router)
+    for routes in (routes_ops, routes_tgi, routes_openai, routes_responses, routes_anthropic, routes_cloud):
+        app.include_router(routes.router)
     if not has_page:
         app.add_api_route("/", routes_ops.root_health, methods=["GET", "HEAD"])
     _add_method_not_allowed(app, skip=("/",) if has_page else ())

@@ -25,18 +25,29 @@ def frame(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+def typed_frame(data: Mapping[str, Any]) -> bytes:
+    """A frame whose event line repeats the `type` of its data."""
+    kind: str = data["type"]
+    return f"event: {kind}\n".encode() + frame(data)
+
+
 class EventStream(Response):
     """Streams frames; when the client goes, or at the end, `close` is awaited exactly once."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, frames: AsyncIterator[bytes], close: Callable[[], Awaitable[None]], headers: Mapping[str, str]
+        self,
+        frames: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+        headers: Mapping[str, str],
+        keep_alive: bytes = KEEP_ALIVE,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
         self._close = close
+        self._keep_alive_frame = keep_alive
         self._last_sent_s = 0.0
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         # TGI sends the bare media type.
@@ -61,13 +72,13 @@ class EventStream(Response):
             self._last_sent_s = clock()
 
     async def _keep_alive(self, send: Send) -> None:
-        """A comment after every idle KEEP_ALIVE_S, so that proxies and clients do not give up."""
+        """A sign of life after every idle KEEP_ALIVE_S, so that proxies and clients do not give up."""
         clock = asyncio.get_running_loop().time
         self._last_sent_s = clock()
         while True:
             idle_s = clock() - self._last_sent_s
             if idle_s >= KEEP_ALIVE_S:
-                await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                await send({"type": "http.response.body", "body": self._keep_alive_frame, "more_body": True})
                 self._last_sent_s = clock()
             else:
                 await asyncio.sleep(KEEP_ALIVE_S - idle_s)

@@ -43,8 +43,8 @@ def shape_error(error: ValidationError) -> BodyShapeError:
     return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=path or None)
 
 
-def new_id(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(12)}"
+def new_id(prefix: str, separator: str = "-") -> str:
+    return f"{prefix}{separator}{secrets.token_hex(12)}"
 
 
 def _dotted(location: list[int | str]) -> str:

@@ -63,6 +63,10 @@ class ChatTemplate:
         """Whether the template writes the tools it is given."""
         return re.search(r"\btools\b", self._tool_source or "") is not None
 
+    def reads(self, variable: str) -> bool:
+        """Whether the template looks at a variable of this name."""
+        return re.search(rf"\b{re.escape(variable)}\b", self._all_sources) is not None
+
     @property
     def tool_call_format(self) -> Literal["hermes"] | None:
         """How the model was trained to write a call; `<function=` marks the XML variant, which is another format."""

@@ -1,0 +1,75 @@
+"""Answers made of typed events, as Anthropic's and OpenAI's responses are: streamed, or folded into one object."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tgi_local.api.context import context
+from tgi_local.api.headers import generation_headers, stream_headers
+from tgi_local.api.sse import KEEP_ALIVE, ClientGoneError, EventStream, typed_frame, until_disconnect
+from tgi_local.errors import TgiLocalError
+from tgi_local.service import OpenGeneration, Service, fold
+from tgi_local.types import Generation, GenerationRequest, TextEvent
+
+Event = dict[str, Any]
+
+
+class TypedAnswer(Protocol):
+    """Owns one answer as it grows; `object` is what it has come to."""
+
+    @property
+    def object(self) -> dict[str, Any]: ...
+
+    def begin(self) -> Iterable[Event]: ...
+
+    def step(self, event: TextEvent) -> Iterable[Event]: ...
+
+
+async def whole_answer(request: Request, native: GenerationRequest, answer: TypedAnswer) -> Response:
+    api = context(request)
+    try:
+        generation = await until_disconnect(request, _fold(api.service, native, answer))
+    except ClientGoneError:
+        return Response(status_code=499)
+    headers = generation_headers(api.shown_compute_type, [generation])
+    return Response(orjson.dumps(answer.object), 200, headers, "application/json")
+
+
+def streamed_answer(
+    request: Request,
+    native: GenerationRequest,
+    answer: TypedAnswer,
+    fail: Callable[[TgiLocalError], Event],
+    keep_alive: bytes = KEEP_ALIVE,
+) -> Response:
+    """`fail` makes the event of an error after the stream has begun."""
+    api = context(request)
+    stream = api.service.open([native])
+    headers = stream_headers(api.shown_compute_type, [native])
+    return EventStream(_frames(stream, answer, fail), stream.aclose, headers, keep_alive)
+
+
+async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer) -> Generation:
+    generation = Generation(native)
+    async with service.open([native]) as stream:
+        async for _, event in stream:
+            answer.step(event)
+            fold(generation, event)
+    return generation
+
+
+async def _frames(
+    stream: OpenGeneration, answer: TypedAnswer, fail: Callable[[TgiLocalError], Event]
+) -> AsyncIterator[bytes]:
+    try:
+        for data in answer.begin():
+            yield typed_frame(data)
+        async for _, event in stream:
+            # One piece per token: events of one step are not worth a packet each.
+            if body := b"".join(typed_frame(data) for data in answer.step(event)):
+                yield body
+    except TgiLocalError as error:
+        yield typed_frame(fail(error))

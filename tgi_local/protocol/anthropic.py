@@ -1,0 +1,216 @@
+"""Anthropic's request schemas and their translation: a message is a chat in other words."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tgi_local.errors import UnsupportedError, ValidationError
+from tgi_local.protocol.openai import MAX_MESSAGES, NEUTRAL_MODEL_NAMES, ChatRequest
+from tgi_local.protocol.wire import I32, U32, WireModel, parse
+
+# Names under which templates look for the switch that makes a model think first.
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+
+
+class TextBlock(WireModel):
+    type: str
+    text: str | None = None
+
+
+class Block(TextBlock):
+    """A content block; which fields count depends on its type."""
+
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = False
+
+
+class InputMessage(WireModel):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class CustomTool(WireModel):
+    name: str
+    type: str | None = "custom"
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolChoice(WireModel):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = False
+
+
+class Thinking(WireModel):
+    """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: U32 | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputConfig(WireModel):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: dict[str, Any] | None = None
+
+
+class CountTokensRequest(WireModel):
+    """Body of /v1/messages/count_tokens: what makes the prompt."""
+
+    model: str | None = None
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    system: str | list[TextBlock] | None = None
+    tools: list[CustomTool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+
+    @property
+    def wants_thinking(self) -> bool:
+        return self.thinking is not None and self.thinking.type != "disabled"
+
+    @property
+    def shows_thinking(self) -> bool:
+        return self.wants_thinking and self.thinking is not None and self.thinking.display != "omitted"
+
+
+class MessagesRequest(CountTokensRequest):
+    """Body of /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=2**32 - 1)]
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: I32 | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = False
+    container: Any = None
+    mcp_servers: Any = None
+
+    def shown_model(self, served: str) -> str:
+        return served if self.model is None or self.model in NEUTRAL_MODEL_NAMES else self.model[:256]
+
+
+def to_chat(body: CountTokensRequest) -> ChatRequest:
+    """The same request as a chat. Raises RequestError for what this server does not honour."""
+    chat: dict[str, Any] = {"messages": list(_messages(body))}
+    if body.tools:
+        chat["tools"] = [_tool(tool) for tool in body.tools]
+    if body.tool_choice is not None:
+        chat["tool_choice"] = _tool_choice(body.tool_choice)
+        chat["parallel_tool_calls"] = not body.tool_choice.disable_parallel_tool_use
+    if body.output_config is not None and body.output_config.format is not None:
+        chat["response_format"] = _response_format(body.output_config.format)
+    if isinstance(body, MessagesRequest):
+        for name in ("container", "mcp_servers"):
+            if getattr(body, name):
+                raise UnsupportedError(f"`{name}` is not supported", param=name)
+        chat |= {
+            "max_tokens": body.max_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "top_k": body.top_k,
+            "stop": body.stop_sequences,
+        }
+    return parse(ChatRequest, chat)
+
+
+def template_kwargs(body: CountTokensRequest, can_think: bool, reads: Callable[[str], bool]) -> dict[str, Any]:
+    """What the template reads of thinking and effort. As for Anthropic's models, nobody thinks unasked.
+
+    Raises UnsupportedError when thought is asked of a model that has none; `adaptive` leaves that to the model.
+    """
+    if body.thinking is not None and body.thinking.type == "enabled" and not can_think:
+        raise UnsupportedError("`thinking` is not supported by this model", param="thinking")
+    kwargs: dict[str, Any] = dict.fromkeys(THINKING_SWITCHES, body.wants_thinking)
+    if body.output_config is not None and body.output_config.effort is not None:
+        kwargs["reasoning_effort"] = body.output_config.effort
+    return {name: value for name, value in kwargs.items() if reads(name)}
+
+
+def _messages(body: CountTokensRequest) -> Iterator[dict[str, Any]]:
+    if body.system:
+        yield {"role": "system", "content": _text(body.system, "system")}
+    tool_names: dict[str, str] = {}
+    for message in body.messages:
+        if isinstance(message.content, str):
+            yield {"role": message.role, "content": message.content}
+        elif message.role == "assistant":
+            yield _assistant_message(message.content, tool_names)
+        else:
+            yield from _user_messages(message.role, message.content, tool_names)
+
+
+def _assistant_message(blocks: Sequence[Block], tool_names: dict[str, str]) -> dict[str, Any]:
+    """Earlier thoughts are left out, as chat templates do."""
+    calls = []
+    texts = []
+    for block in blocks:
+        if block.type == "tool_use":
+            function = {"name": block.name, "arguments": block.input or {}}
+            calls.append({"id": block.id, "type": "function", "function": function})
+            tool_names[block.id or ""] = block.name or ""
+        elif block.type not in ("thinking", "redacted_thinking"):
+            texts.append(block)
+    message: dict[str, Any] = {"role": "assistant", "content": _text(texts, "messages")}
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _user_messages(role: str, blocks: Sequence[Block], tool_names: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Tool results are messages of their own, before the text that came with them."""
+    texts = [block for block in blocks if block.type != "tool_result"]
+    for block in blocks:
+        if block.type == "tool_result":
+            if block.tool_use_id is None:
+                raise ValidationError("tool_result blocks need a `tool_use_id`", param="messages")
+            # Templates have no place for the flag.
+            prefix = "Error: " if block.is_error else ""
+            message = {"role": "tool", "content": prefix + _text(block.content or "", "messages")}
+            message["tool_call_id"] = block.tool_use_id
+            if block.tool_use_id in tool_names:
+                message["name"] = tool_names[block.tool_use_id]
+            yield message
+    if texts or not blocks:
+        yield {"role": role, "content": _text(texts, "messages")}
+
+
+def _text(content: str | Sequence[TextBlock], param: str) -> str:
+    if isinstance(content, str):
+        return content
+    for block in content:
+        if block.type != "text" or block.text is None:
+            kind = block.type if block.type in _KNOWN_BLOCKS else "this"
+            raise UnsupportedError(f"content blocks of type {kind} are not supported by a text model", param=param)
+    return "".join(block.text or "" for block in content)
+
+
+def _tool(tool: CustomTool) -> dict[str, Any]:
+    if tool.type not in (None, "custom"):
+        raise UnsupportedError("only tools of type custom are supported: this server runs none itself", param="tools")
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.input_schema,
+        "strict": tool.strict,
+    }
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    if choice.type == "tool":
+        return {"type": "function", "function": {"name": choice.name}}
+    return "required" if choice.type == "any" else choice.type
+
+
+def _response_format(format: dict[str, Any]) -> dict[str, Any]:
+    schema = {"name": "output", "schema": format.get("schema"), "strict": True}
+    return {"type": format.get("type"), "json_schema": schema}
+
+
+_KNOWN_BLOCKS = ("image", "document", "search_result", "server_tool_use", "container_upload", "tool_use", "tool_result")
