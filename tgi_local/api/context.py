@@ -15,6 +15,7 @@ class ApiContext:
     service: Service
     validation_workers: int
     compute_type: str | None
+    chat_first: bool = False  # how /invocations takes a body that fits several dialects
 
     @property
     def shown_compute_type(self) -> str:
