@@ -35,8 +35,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     for route in _api_routes(app):
-        if "GET" in route.methods:
-            route.methods.add("HEAD")
+        route.methods = _with_head(route)
     _add_aliases(app, aliases)
     if not has_page:
         app.add_api_route("/", routes_ops.root_health, methods=["GET", "HEAD"])
@@ -53,19 +52,25 @@ def _api_routes(app: FastAPI) -> list[APIRoute]:
     return [route for route in routes if isinstance(route, APIRoute)]
 
 
+def _with_head(route: APIRoute) -> set[str]:
+    """HEAD follows GET, as everywhere on the web."""
+    methods = route.methods or set()
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
 def _add_aliases(app: FastAPI, aliases: Mapping[str, str]) -> None:
     """A path that is served already keeps its meaning."""
     served = {route.path: route for route in _api_routes(app)}
     for path, target in aliases.items():
         if path not in served:
-            app.add_api_route(path, served[target].endpoint, methods=sorted(served[target].methods))
+            app.add_api_route(path, served[target].endpoint, methods=sorted(_with_head(served[target])))
 
 
 def _add_method_not_allowed(app: FastAPI, skip: tuple[str, ...]) -> None:
     """Answer the methods a path does not have with 405; a page mounted at / would swallow them otherwise."""
     methods: dict[str, set[str]] = {}
     for route in _api_routes(app):
-        methods.setdefault(route.path, set()).update(route.methods)
+        methods.setdefault(route.path, set()).update(_with_head(route))
     for path, allowed in methods.items():
         if path not in skip:
             missing = ALL_METHODS - allowed
