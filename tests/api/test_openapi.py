@@ -260,6 +260,16 @@ def test_print_schema_needs_no_model_and_no_torch() -> None:
     assert not heavy
 
 
+GETS = [operation.path for operation in OPERATIONS if operation.method == "get" and "{" not in operation.path]
+
+
+@pytest.mark.parametrize("path", GETS)
+async def test_head_follows_get(path: str, tiny_folder: Path) -> None:
+    async with serving(tiny_folder) as server:
+        got, head = await server.client.get(path), await server.client.head(path)
+    assert got.status_code == head.status_code < 400
+
+
 # The pages.
 
 
