@@ -37,6 +37,6 @@ def test_docs_need_the_key_and_nothing_from_elsewhere(browser: Any, keyed_server
     block.locator("button.opblock-summary-control").click()
     block.locator("button.try-out__btn").click()
     block.locator("button.execute").click()
-    page.wait_for_function("document.querySelector('.live-responses-table')?.innerText.includes('generated_text')")
+    page.locator(".live-responses-table", has_text="generated_text").wait_for()
     assert not foreign and not errors
     page.context.close()
