@@ -10,7 +10,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long check format space demo-model clean
+.PHONY: help run test test-long check format docs space demo-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,15 +24,19 @@ test: $(DEV)  ## run the tests
 test-long: $(DEV)  ## run the tests, those of several minutes too
 	@$(PY) -m pytest -m "long or not long" --timeout 1800 $(ARGS)
 
-check: $(DEV)  ## format, lint, types, import contract
+check: $(DEV)  ## format, lint, types, import contract, generated docs
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
+	$(PY) tools/reference_docs.py --check
 
 format: $(DEV)  ## rewrite the code in the house format
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
+
+docs: $(RUNTIME)  ## write docs/reference again from settings, routes and metrics
+	@$(PY) tools/reference_docs.py
 
 space: $(RUNTIME)  ## assemble the Hugging Face Space in build/space  (ARGS="--push owner/name" uploads it)
 	@$(PY) tools/space.py $(ARGS)

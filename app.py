@@ -10,13 +10,19 @@ from contextlib import asynccontextmanager
 from tgi_local import paths
 from tgi_local.api.security import SecurityGate, policy_for
 from tgi_local.errors import StartupError
-from tgi_local.settings import PROGRAM, Settings, settings_or_exit
+from tgi_local.settings import PRINT_SCHEMA, PROGRAM, Settings, settings_or_exit
 
 logger = logging.getLogger(PROGRAM)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Serve until a signal comes. Exit status 2 for a wrong setting or model, 1 for a dead engine."""
+    args = sys.argv[1:] if args is None else list(args)
+    if args == [PRINT_SCHEMA]:
+        from tgi_local.api.openapi import document_text
+
+        print(document_text())
+        return
     settings = settings_or_exit(args)
     try:
         status = serve(settings)
@@ -28,12 +34,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def serve(settings: Settings) -> int:
     """The exit status. Raises StartupError before anything heavy is imported or loaded."""
-    from tgi_local import logs
+    from tgi_local import logs, runtime_info
     from tgi_local.api.http_server import HttpServer, bind
     from tgi_local.model import hub
 
     _set_environment()
     logs.configure(settings.log_level, settings.json_output)
+    runtime_info.log_start(settings)
     listener = bind(settings.hostname, settings.port)
     url = settings.local_url(listener.getsockname()[1])
     source = hub.find(settings.model_id, settings.revision, settings.huggingface_hub_cache)
@@ -52,8 +59,8 @@ def serve(settings: Settings) -> int:
         yield
         loading.cancel()
 
-    api = ApiContext(service, settings.validation_workers, settings.compute_type)
-    app = create_app(api, lifespan, has_page=not settings.disable_ui)
+    api = ApiContext(service, settings.validation_workers, settings.compute_type, settings.chat_first)
+    app = create_app(api, lifespan, has_page=not settings.disable_ui, aliases=settings.route_aliases)
     if not settings.disable_ui:
         from ui.chat import PageSettings
         from ui.mount import mount_page

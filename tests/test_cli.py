@@ -100,3 +100,15 @@ def test_others_reach_it_only_with_a_key() -> None:
 def test_help() -> None:
     result = run("--help")
     assert result.returncode == 0 and "--model-id" in result.stdout and result.stderr == ""
+
+
+def test_env_prints_what_the_server_runs_on() -> None:
+    result = run("--env", "--port", "0", "--model-id", "./no/such/folder", "--prometheus-port", "9000")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 2 and [line.partition(":")[0] for line in lines[:3]] == [
+        "tgi-local",
+        "python",
+        "platform",
+    ]
+    assert any(re.match(r"torch: \d", line) for line in lines)
+    assert "--prometheus-port (PROMETHEUS_PORT) has no effect here" in result.stderr

@@ -11,10 +11,12 @@ from tgi_local.types import Finish, FinishReason, GenerationRequest, SamplingPar
 
 COUNTERS = ["tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_inference_count"]
 COUNTERS += ["tgi_batch_inference_success", "tgi_batch_inference_failure"]
-GAUGES = ["tgi_queue_size", "tgi_batch_current_size"]
+GAUGES = ["tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"]
 SECONDS = ["tgi_request_duration", "tgi_request_validation_duration", "tgi_request_queue_duration"]
 SECONDS += ["tgi_request_inference_duration", "tgi_request_mean_time_per_token_duration", "tgi_batch_forward_duration"]
-LENGTHS = ["tgi_request_input_length", "tgi_request_max_new_tokens", "tgi_request_generated_tokens"]
+SECONDS += ["tgi_batch_inference_duration"]
+LENGTHS = ["tgi_batch_next_size"]
+LENGTHS += ["tgi_request_input_length", "tgi_request_max_new_tokens", "tgi_request_generated_tokens"]
 
 
 def stats(**values: Any) -> StepStats:
@@ -43,12 +45,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def busy() -> Metrics:
     """Every metric has a sample."""
-    metrics = Metrics(1000, 2000)
+    metrics = Metrics()
+    metrics.size_lengths(1000, 2000)
     metrics.request_received()
     metrics.request_admitted(GenerationRequest("r", "", (1,) * 10, SamplingParams(), StopParams(50)))
     metrics.request_finished(Finish(FinishReason.LENGTH, 20, Timings(0.001, 0.01, 2.0)))
     metrics.request_failed("validation")
-    metrics.step_done(stats(num_prompt_tokens=10))
+    metrics.step_done(stats(num_prompt_tokens=10, num_prefill_rows=1))
+    metrics.step_done(stats(num_generated_tokens=1))
     return metrics
 
 
@@ -68,8 +72,12 @@ def test_no_suffixes_that_tgi_does_not_have() -> None:
     assert all(line.startswith(("tgi_", "# HELP tgi_", "# TYPE tgi_")) for line in lines)
 
 
+def is_bucket(sample: Any) -> bool:
+    return sample.name.endswith("_bucket") and sample.labels.get("method", "prefill") == "prefill"
+
+
 def bounds(metrics: Metrics, name: str) -> list[float]:
-    return [float(s.labels["le"]) for s in parsed(metrics)[name].samples if s.name.endswith("_bucket")]
+    return [float(s.labels["le"]) for s in parsed(metrics)[name].samples if is_bucket(s)]
 
 
 def test_buckets_are_those_of_tgi() -> None:
@@ -78,6 +86,7 @@ def test_buckets_are_those_of_tgi() -> None:
         assert bounds(metrics, name) == pytest.approx([0.0001 * 1.5**k for k in range(1, 36)] + [float("inf")])
     for name, longest in (("tgi_request_input_length", 1000), ("tgi_request_max_new_tokens", 2000)):
         assert bounds(metrics, name) == pytest.approx([longest * k / 100 for k in range(1, 101)] + [float("inf")])
+    assert bounds(metrics, "tgi_batch_next_size") == [*range(1, 1025), float("inf")]
     assert bounds(metrics, "tgi_request_generated_tokens") == bounds(metrics, "tgi_request_max_new_tokens")
 
 
@@ -121,14 +130,31 @@ def test_failures_are_counted_by_cause() -> None:
 
 def test_steps() -> None:
     metrics = Metrics()
-    metrics.step_done(stats(num_running=2, num_waiting=1, num_prompt_tokens=30, step_s=0.5, used_blocks=4))
-    metrics.step_done(stats(num_running=3, num_prompt_tokens=5, num_generated_tokens=2, num_preempted=1, step_s=0.25))
-    metrics.step_done(stats(num_running=1, num_generated_tokens=3, used_blocks=7))
-    assert value(metrics, "tgi_batch_inference_count") == value(metrics, "tgi_batch_inference_success") == 3
-    assert value(metrics, "tgi_batch_inference_failure") == 0
+    metrics.step_done(
+        stats(num_running=2, num_waiting=1, num_prompt_tokens=30, step_s=0.5, used_blocks=4, num_prefill_rows=2)
+    )
+    metrics.step_done(
+        stats(
+            num_running=3,
+            num_prompt_tokens=5,
+            num_generated_tokens=2,
+            num_preempted=1,
+            step_s=0.25,
+            forward_s=0.5,
+            num_prefill_rows=1,
+        )
+    )
+    metrics.step_done(stats(num_running=1, num_generated_tokens=3, used_blocks=7, max_tokens=40))
+    for name in ("tgi_batch_inference_count", "tgi_batch_inference_success"):
+        assert value(metrics, name, method="prefill") == 2, "one of them had decodes, too"
+        assert value(metrics, name, method="decode") == 1
+    assert not parsed(metrics)["tgi_batch_inference_failure"].samples
     assert value(metrics, "tgi_prompt_tokens") == 35 and value(metrics, "tgi_generated_tokens") == 5
     assert value(metrics, "tgi_preemptions") == 1
-    assert value(metrics, "tgi_batch_forward_duration_sum") == 0.75
+    assert value(metrics, "tgi_batch_inference_duration_sum", method="prefill") == 0.75
+    assert value(metrics, "tgi_batch_forward_duration_sum", method="prefill") == 0.5
+    assert value(metrics, "tgi_batch_next_size_sum") == 3 and value(metrics, "tgi_batch_next_size_count") == 2
+    assert value(metrics, "tgi_batch_current_max_tokens") == 40
     assert value(metrics, "tgi_batch_current_size") == 1 and value(metrics, "tgi_queue_size") == 0
     assert value(metrics, "tgi_kv_blocks_used") == 7 and value(metrics, "tgi_kv_blocks") == 64
 
@@ -137,7 +163,7 @@ def test_news_outside_a_step_moves_gauges_only() -> None:
     metrics = Metrics()
     metrics.step_done(stats(num_running=2, num_generated_tokens=2, used_blocks=9))
     metrics.step_done(stats(num_waiting=4))
-    assert value(metrics, "tgi_batch_inference_count") == 1
+    assert value(metrics, "tgi_batch_inference_count", method="decode") == 1
     assert value(metrics, "tgi_batch_current_size") == 0 and value(metrics, "tgi_queue_size") == 4
     assert value(metrics, "tgi_kv_blocks_used") == 0
 
@@ -145,16 +171,38 @@ def test_news_outside_a_step_moves_gauges_only() -> None:
 def test_a_failed_step_is_a_failure() -> None:
     metrics = Metrics()
     metrics.step_done(stats(num_prompt_tokens=5, failed=True))
-    assert value(metrics, "tgi_batch_inference_failure") == 1 and value(metrics, "tgi_batch_inference_success") == 0
+    assert value(metrics, "tgi_batch_inference_failure", method="prefill") == 1
+    assert not parsed(metrics)["tgi_batch_inference_success"].samples
 
 
 def test_a_failed_decode_step_is_a_failure_though_it_computed_no_token() -> None:
     metrics = Metrics()
     metrics.step_done(stats(num_running=1, failed=True))
-    assert value(metrics, "tgi_batch_inference_count") == value(metrics, "tgi_batch_inference_failure") == 1
+    for name in ("tgi_batch_inference_count", "tgi_batch_inference_failure"):
+        assert value(metrics, name, method="decode") == 1
 
 
 def test_two_servers_in_one_process_do_not_share() -> None:
     first, second = Metrics(), Metrics()
     first.request_received()
     assert value(second, "tgi_request_count") == 0
+
+
+def test_lengths_begin_again_with_the_models_own_limits() -> None:
+    metrics = Metrics()
+    request = GenerationRequest("r", "", (1,) * 10, SamplingParams(), StopParams(50))
+    metrics.request_admitted(request)
+    for longest in (1000, 200):
+        metrics.size_lengths(longest, longest)
+        metrics.request_admitted(request)
+        assert bounds(metrics, "tgi_request_input_length")[-2] == longest
+        assert value(metrics, "tgi_request_input_length_count") == 1
+
+
+def test_every_metric_is_described() -> None:
+    described = {metric.name: metric for metric in Metrics().describe()}
+    assert {*COUNTERS, *GAUGES, *SECONDS, *LENGTHS} <= set(described)
+    assert described["tgi_request_failure"].labels == ("err",) and described["tgi_queue_size"].kind == "gauge"
+    assert {name: family.type for name, family in parsed(busy()).items()} == {
+        m.name: m.kind for m in described.values()
+    }

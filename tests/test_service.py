@@ -156,7 +156,11 @@ async def test_counters_add_up(server: InProcess) -> None:
         'tgi_request_failure{err="validation"} 1.0',
         'tgi_request_failure{err="generation"} 1.0',
         "tgi_request_generated_tokens_sum 24.0",
-        "tgi_batch_inference_failure 1.0",
+        'tgi_batch_inference_failure{method="decode"} 1.0',
+        'tgi_batch_inference_count{method="decode"} 22.0',
+        "tgi_batch_next_size_count 4.0",
+        'tgi_request_input_length_bucket{le="511.0"} 4.0',  # the model's own limit, in TGI's hundred steps
+        'tgi_request_max_new_tokens_bucket{le="512.0"} 4.0',
     ):
         assert line in text, line
 

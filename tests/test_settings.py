@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tgi_local.settings import PROGRAM, Settings, UsageError, load_settings, settings_or_exit
+from tgi_local.tgi_flags import NO_EFFECT, NOT_SUPPORTED
 
 SECRET = "sk-very-secret"
 
@@ -67,6 +68,9 @@ FROM_BOTH: list[tuple[str, str, Any]] = [
     ("huggingface-hub-cache", "/data", "/data"),
     ("log-level", "debug", "debug"),
     ("compute-type", "1-x", "1-x"),
+    ("tokenizer-config-path", "/x.json", "/x.json"),
+    ("cuda-memory-fraction", "0.5", 0.5),
+    ("aip-http-port", "7", 7),
 ]
 
 
@@ -114,7 +118,7 @@ def test_short_flags_of_tgi(args: list[str], name: str, value: int) -> None:
     assert getattr(load_settings(args), name) == value
 
 
-@pytest.mark.parametrize("name", ["disable_ui", "json_output"])
+@pytest.mark.parametrize("name", ["disable_ui", "json_output", "messages_api_enabled", "oai_enabled"])
 def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flag = name.replace("_", "-")
     assert getattr(load_settings([]), name) is False
@@ -191,6 +195,123 @@ def test_a_space_serves_everyone_on_its_port(monkeypatch: pytest.MonkeyPatch) ->
     assert load_settings([]).port == 9001
 
 
+# TGI's flags that mean nothing here.
+
+
+IGNORED: dict[str, str] = {
+    "waiting-served-ratio": "0.3",
+    "max-waiting-tokens": "20",
+    "prometheus-port": "9000",
+    "weights-cache-override": "/weights",
+    "otlp-endpoint": "localhost:4317",
+    "otlp-service-name": "x",
+    "usage-stats": "no-stack",
+    "shard-uds-path": "/tmp/x",
+    "master-addr": "localhost",
+    "master-port": "29500",
+    "sharded": "false",
+    "num-shard": "1",
+    "max-image-fetch-size": "1",
+}
+SWITCHES = ["disable-custom-kernels", "enable-prefill-logprobs"]
+
+
+@pytest.mark.parametrize("flag", [*IGNORED, *SWITCHES])
+def test_a_flag_without_effect_is_accepted_and_noted(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = flag.replace("-", "_").upper()
+    assert load_settings([]).notes == []
+    [note] = load_settings([f"--{flag}", *([IGNORED[flag]] if flag in IGNORED else [])]).notes
+    assert f"--{flag} ({variable}) has no effect here: " in note
+    monkeypatch.setenv(variable, IGNORED.get(flag, "true"))
+    assert load_settings([]).notes == [note]
+
+
+def test_all_of_them_are_tested() -> None:
+    assert {name.replace("_", "-") for name in NO_EFFECT} == {*IGNORED, *SWITCHES}
+
+
+@pytest.mark.parametrize("name", sorted(set(NO_EFFECT) - set(NOT_SUPPORTED)))
+def test_no_variable_without_effect_breaks_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("garbage", "-1", "\t", "x" * 9000, "{}", "[1]"):
+        monkeypatch.setenv(name.upper(), value)
+        load_settings([])
+
+
+REFUSED = [
+    ["--sharded", "true"],
+    ["--num-shard", "2"],
+    ["--trust-remote-code"],
+    ["--kv-cache-dtype", "fp8_e4m3fn"],
+    ["--speculate", "2"],
+    ["--rope-scaling", "linear"],
+    ["--rope-factor", "2.0"],
+    ["--lora-adapters", "a,b"],
+    ["--watermark-gamma", "0.5"],
+    ["--watermark-delta", "2.0"],
+    ["--cuda-graphs", "1,2"],
+]
+
+
+@pytest.mark.parametrize("args", REFUSED, ids=[args[0] for args in REFUSED])
+def test_what_can_not_be_honoured_is_refused_by_name(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = args[0].removeprefix("--").replace("-", "_").upper()
+    line = problem(*args)
+    assert line.startswith(f"{args[0]} ({name}) is not supported: ") and line.endswith("leave it out")
+    monkeypatch.setenv(name, args[1] if len(args) > 1 else "true")
+    assert problem() == line
+
+
+def test_all_refusals_are_tested() -> None:
+    assert {args[0].removeprefix("--").replace("-", "_") for args in REFUSED} == set(NOT_SUPPORTED)
+
+
+def test_neutral_values_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_settings("--sharded False --num-shard 1 --speculate 0 --cuda-graphs 0 --no-trust-remote-code".split())
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "false")
+    load_settings([])
+
+
+# What platforms say in variables of their own.
+
+
+def test_the_variables_of_a_sagemaker_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MODEL_ID", "owner/name")
+    monkeypatch.setenv("HF_MODEL_REVISION", "v2")
+    monkeypatch.setenv("HF_MODEL_QUANTIZE", "bitsandbytes")
+    monkeypatch.setenv("HF_MODEL_TRUST_REMOTE_CODE", "false")
+    settings = load_settings([])
+    assert (settings.model_id, settings.revision, settings.quantize) == ("owner/name", "v2", "bitsandbytes")
+    monkeypatch.setenv("MODEL_ID", "other/name")
+    assert load_settings([]).model_id == "other/name"
+    assert load_settings(["--model-id", "third/name"]).model_id == "third/name"
+    monkeypatch.setenv("HF_MODEL_TRUST_REMOTE_CODE", "true")
+    assert "is never run here" in problem()
+
+
+def test_a_quantization_that_only_tgi_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MODEL_QUANTIZE", "gptq")
+    line = problem()
+    assert "'gptq'" in line and "bitsandbytes-nf4" in line
+
+
+def test_vertex_ai_names_port_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings([]).route_aliases == {}
+    monkeypatch.setenv("AIP_HTTP_PORT", "7080")
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/healthy")
+    settings = load_settings(["--port", "1"])
+    assert settings.port == 7080
+    assert settings.route_aliases == {"/predict": "/vertex", "/healthy": "/health"}
+    monkeypatch.setenv("AIP_HTTP_PORT", "x")
+    assert "AIP_HTTP_PORT" in problem()
+
+
+def test_env_is_a_flag_and_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV", "production")
+    assert load_settings([]).env is False
+    assert load_settings(["--env"]).env is True and load_settings(["-e"]).env is True
+
+
 # What is wrong.
 
 
@@ -211,6 +332,9 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--max-batch-size", "100", "--max-batch-prefill-tokens", "99"], ["max-batch-size 100", "99"]),
     (["--port"], ["--port", "expected one argument"]),
     (["--bogus"], ["--bogus", "--help"]),
+    (["--cuda-memory-fraction", "1.5"], ["--cuda-memory-fraction (CUDA_MEMORY_FRACTION)", "1"]),
+    (["--cuda-memory-fraction", "0"], ["--cuda-memory-fraction"]),
+    (["print-schema", "--port", "1"], ["--help"]),
     (["--max-total-token", "5", "--bogus"], ["did you mean --max-total-tokens?"]),
     (["--modelid", "x"], ["--modelid", "did you mean --model-id?"]),
     (["--max_total_tokens=5"], ["did you mean --max-total-tokens?"]),
@@ -287,9 +411,11 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         load_settings(["--help"])
     assert caught.value.code == 0
-    text = capsys.readouterr().out
+    text = "".join(capsys.readouterr().out.split())
+    hidden = set(NOT_SUPPORTED) - set(NO_EFFECT)  # and what cloud platforms set by variables
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text and field.description
+        is_hidden = name in hidden or name.startswith(("aip_", "hf_"))
+        assert (f"--{name.replace('_', '-')}" in text) != is_hidden and field.description
     assert SECRET not in text and str(os.getpid()) not in text
 
 

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from tgi_local.engine.block_manager import BlockManager
@@ -77,9 +78,10 @@ def load_model(
     from tgi_local.model.runner import build_runner
 
     report("reading the weights")
-    options = LoadOptions(settings.dtype, settings.quantize, settings.device)
+    options = LoadOptions(settings.dtype, settings.quantize, settings.device, settings.cuda_memory_fraction)
     loaded = load(folder, source.model_id, source.revision, source.is_demo, options)
-    tokenizer = TextTokenizer.load(folder)
+    template_path = settings.tokenizer_config_path
+    tokenizer = TextTokenizer.load(folder, Path(template_path) if template_path else None)
     max_total = _max_total_tokens(settings, loaded.info.context_length)
     report("allocating the KV cache")
     runner = build_runner(
@@ -88,6 +90,7 @@ def load_model(
         min_tokens=settings.max_total_tokens or min(max_total, MIN_CONTEXT_TOKENS),
         max_tokens=max_total * min(settings.max_concurrent_requests, MAX_FULL_LENGTH_REQUESTS),
         requested_tokens=settings.max_batch_total_tokens,
+        memory_fraction=settings.cuda_memory_fraction,
     )
     blocks = BlockManager(runner.num_blocks, runner.block_size)
     if blocks.capacity_tokens < max_total:

@@ -8,12 +8,15 @@ TgiLocalError
 │   ├── ToolError                    tools or tool_choice do not make sense
 │   ├── SuffixError                  completions `suffix`
 │   ├── BatchSizeError               too many prompts in one completions call
+│   ├── NoInstancesError             Vertex AI: nothing to predict
+│   ├── LengthMismatchError          KServe: not one output per input
 │   ├── NotFoundError                no such model
 │   ├── MalformedBodyError           the body is not JSON
 │   └── BodyShapeError               JSON, but not the shape of this route
 ├── OverloadedError                  no request slot is free
 ├── GenerationError                  the model failed while generating
 ├── IncompleteGenerationError        the stream ended without a terminal event
+├── FailedInstanceError              Vertex AI, KServe: an instance was refused or failed
 ├── NotReadyError                    loading, draining or dead
 └── StartupError                     the process can not start; one line, exit status 2
 """
@@ -82,6 +85,20 @@ class BatchSizeError(RequestError):
         )
 
 
+class NoInstancesError(RequestError):
+    error_type = "Input validation error"
+
+    def __init__(self) -> None:
+        super().__init__("Input validation error", param="instances")
+
+
+class LengthMismatchError(RequestError):
+    error_type = "length mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("Inputs and outputs length mismatch", param="outputs")
+
+
 class NotFoundError(RequestError):
     error_type = "not_found"
     status = 404
@@ -120,6 +137,15 @@ class GenerationError(TgiLocalError):
 
 class IncompleteGenerationError(TgiLocalError):
     error_type = "incomplete_generation"
+
+    def __init__(self) -> None:
+        super().__init__("Incomplete generation")
+
+
+class FailedInstanceError(TgiLocalError):
+    """TGI says no more to these platforms; the reason is in the log."""
+
+    error_type = "Incomplete generation"
 
     def __init__(self) -> None:
         super().__init__("Incomplete generation")

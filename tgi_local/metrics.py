@@ -1,20 +1,29 @@
 """Metric names, kinds, units, help and buckets in one place (TGI's names), with typed functions that record them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 from tgi_local.types import Finish, GenerationRequest, StepStats
+
+M = TypeVar("M", bound=MetricWrapperBase)
 
 # TGI's buckets: 0.00015 s to 145.6 s in steps of 1.5.
 DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
 NUM_LENGTH_BUCKETS = 100
+BATCH_SIZE_BUCKETS = tuple(range(1, 1025))
+LONGEST = 4096  # tokens, until a model says what it takes
 
 _COUNTERS = {
     "tgi_request_count": "requests received",
     "tgi_request_success": "generations finished",
     "tgi_request_failure": "requests failed, by cause",
-    "tgi_batch_inference_count": "engine steps started",
-    "tgi_batch_inference_success": "engine steps finished",
-    "tgi_batch_inference_failure": "engine steps failed",
+    "tgi_batch_inference_count": "engine steps started, by method",
+    "tgi_batch_inference_success": "engine steps finished, by method",
+    "tgi_batch_inference_failure": "engine steps failed, by method",
     "tgi_prompt_tokens": "prompt tokens computed",
     "tgi_cached_prompt_tokens": "prompt tokens found in the prefix cache, not computed",
     "tgi_generated_tokens": "tokens generated",
@@ -22,17 +31,37 @@ _COUNTERS = {
 }
 
 
+_LENGTHS = {
+    "tgi_request_input_length": "prompt tokens",
+    "tgi_request_max_new_tokens": "tokens asked for",
+    "tgi_request_generated_tokens": "tokens generated",
+}
+# A step computes prompts and next tokens mixed; one with any prompt in it counts as `prefill`.
+_LABELS = {"tgi_request_failure": ["err"]} | {
+    f"tgi_batch_inference_{outcome}": ["method"] for outcome in ("count", "success", "failure")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDescription:
+    """A metric as the docs list it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
 class Metrics:
     """Owns the registry. Event-loop thread only."""
 
-    def __init__(self, max_input_tokens: int = 4096, max_total_tokens: int = 4096) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._counters = {
-            name: Counter(name, text, ["err"] if name == "tgi_request_failure" else [], registry=self._registry)
-            for name, text in _COUNTERS.items()
-        }
+        self._all: dict[str, MetricWrapperBase] = {}
+        self._counters = {name: self._counter(name, text) for name, text in _COUNTERS.items()}
         self._queue_size = self._gauge("tgi_queue_size", "requests waiting")
         self._batch_size = self._gauge("tgi_batch_current_size", "sequences running")
+        self._max_tokens = self._gauge("tgi_batch_current_max_tokens", "most tokens the running sequences can come to")
         self._kv_used = self._gauge("tgi_kv_blocks_used", "KV cache blocks in use")
         self._kv_total = self._gauge("tgi_kv_blocks", "KV cache blocks")
         self._duration = self._seconds("tgi_request_duration", "arrival to last token")
@@ -40,17 +69,27 @@ class Metrics:
         self._queue = self._seconds("tgi_request_queue_duration", "queue to first batch")
         self._inference = self._seconds("tgi_request_inference_duration", "first batch to last token")
         self._per_token = self._seconds("tgi_request_mean_time_per_token_duration", "inference time per token")
-        self._step = self._seconds("tgi_batch_forward_duration", "one engine step")
-        self._input_length = self._lengths("tgi_request_input_length", "prompt tokens", max_input_tokens)
-        self._max_new = self._lengths("tgi_request_max_new_tokens", "tokens asked for", max_total_tokens)
-        self._generated = self._lengths("tgi_request_generated_tokens", "tokens generated", max_total_tokens)
+        self._step = self._seconds("tgi_batch_inference_duration", "one engine step", "method")
+        self._forward = self._seconds("tgi_batch_forward_duration", "the model's part of a step", "method")
+        self._next_size = self._histogram("tgi_batch_next_size", "prompts in a prefill step", BATCH_SIZE_BUCKETS)
+        self._lengths: dict[str, Histogram] = {}
+        self.size_lengths(LONGEST, LONGEST)
+
+    def size_lengths(self, max_input_tokens: int, max_total_tokens: int) -> None:
+        """Begin the histograms of lengths again, with buckets up to what the model takes."""
+        for histogram in self._lengths.values():
+            self._registry.unregister(histogram)
+        for name, text in _LENGTHS.items():
+            longest = max_input_tokens if name == "tgi_request_input_length" else max_total_tokens
+            steps = tuple(longest * k / NUM_LENGTH_BUCKETS for k in range(1, NUM_LENGTH_BUCKETS + 1))
+            self._lengths[name] = self._histogram(name, text, steps)
 
     def request_received(self) -> None:
         self._counters["tgi_request_count"].inc()
 
     def request_admitted(self, request: GenerationRequest) -> None:
-        self._input_length.observe(len(request.prompt_token_ids))
-        self._max_new.observe(request.stopping.max_new_tokens)
+        self._lengths["tgi_request_input_length"].observe(len(request.prompt_token_ids))
+        self._lengths["tgi_request_max_new_tokens"].observe(request.stopping.max_new_tokens)
 
     def request_finished(self, finish: Finish) -> None:
         timings = finish.timings
@@ -60,7 +99,7 @@ class Metrics:
         self._queue.observe(timings.queue_s)
         self._inference.observe(timings.inference_s)
         self._per_token.observe(timings.inference_s / max(finish.num_tokens, 1))
-        self._generated.observe(finish.num_tokens)
+        self._lengths["tgi_request_generated_tokens"].observe(finish.num_tokens)
 
     def request_failed(self, cause: str) -> None:
         """`cause` is one of TGI's: overloaded, validation, template, generation, incomplete, dropped."""
@@ -69,32 +108,51 @@ class Metrics:
     def step_done(self, stats: StepStats) -> None:
         self._queue_size.set(stats.num_waiting)
         self._batch_size.set(stats.num_running)
+        self._max_tokens.set(stats.max_tokens)
         self._kv_used.set(stats.used_blocks)
         self._kv_total.set(stats.num_blocks)
         if stats.num_prompt_tokens + stats.num_generated_tokens == 0 and not stats.failed:
             return  # news outside a step
-        self._counters["tgi_batch_inference_count"].inc()
-        self._counters["tgi_batch_inference_failure" if stats.failed else "tgi_batch_inference_success"].inc()
+        method = "prefill" if stats.num_prompt_tokens else "decode"
+        outcome = "tgi_batch_inference_failure" if stats.failed else "tgi_batch_inference_success"
+        self._counters["tgi_batch_inference_count"].labels(method).inc()
+        self._counters[outcome].labels(method).inc()
         self._counters["tgi_prompt_tokens"].inc(stats.num_prompt_tokens)
         self._counters["tgi_cached_prompt_tokens"].inc(stats.num_cached_prompt_tokens)
         self._counters["tgi_generated_tokens"].inc(stats.num_generated_tokens)
         self._counters["tgi_preemptions"].inc(stats.num_preempted)
-        self._step.observe(stats.step_s)
+        self._step.labels(method).observe(stats.step_s)
+        self._forward.labels(method).observe(stats.forward_s)
+        if stats.num_prefill_rows:
+            self._next_size.observe(stats.num_prefill_rows)
 
     def render(self) -> bytes:
         """The Prometheus text format. TGI's counters have no `_total` suffix, so the library's is taken off."""
         text = generate_latest(self._registry).decode()
         return "".join(_without_suffix(line) for line in text.splitlines(keepends=True)).encode()
 
+    def describe(self) -> list[MetricDescription]:
+        """Every metric, for the docs."""
+        return [
+            MetricDescription(name, type(metric).__name__.lower(), tuple(metric._labelnames), metric._documentation)
+            for name, metric in self._all.items()
+        ]
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return self._add(name, Counter(name, text, _LABELS.get(name, []), registry=self._registry))
+
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, registry=self._registry)
+        return self._add(name, Gauge(name, text, registry=self._registry))
 
-    def _seconds(self, name: str, text: str) -> Histogram:
-        return Histogram(name, f"{text}, seconds", buckets=DURATION_BUCKETS, registry=self._registry)
+    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
+        return self._histogram(name, f"{text}, seconds", DURATION_BUCKETS, *labels)
 
-    def _lengths(self, name: str, text: str, longest: int) -> Histogram:
-        steps = [longest * k / NUM_LENGTH_BUCKETS for k in range(1, NUM_LENGTH_BUCKETS + 1)]
-        return Histogram(name, text, buckets=steps, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return self._add(name, Histogram(name, text, labels, buckets=buckets, registry=self._registry))
+
+    def _add(self, name: str, metric: M) -> M:
+        self._all[name] = metric
+        return metric
 
 
 def _without_suffix(line: str) -> str:

@@ -87,6 +87,7 @@ class Service:
 
     def attach(self, model: ServedModel) -> None:
         self._model = model
+        self.metrics.size_lengths(model.limits.max_input_tokens, model.limits.max_total_tokens)
         self._state = ServiceState("ready")
 
     def report_loading(self, detail: str) -> None:

@@ -11,9 +11,21 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict, SettingsError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from tgi_local.tgi_flags import NO_EFFECT, TgiFlags
 
 PROGRAM = "tgi-local"
+PRINT_SCHEMA = "print-schema"
 DEFAULT_HOSTNAME = "127.0.0.1"
 DEFAULT_PORT = 8080
 SPACE_PORT = 7860
@@ -24,7 +36,7 @@ class UsageError(Exception):
     """A flag or variable is wrong; one line that names it and says how to mend it."""
 
 
-class Settings(BaseSettings):
+class Settings(TgiFlags):
     """Serve one language model from this machine: TGI's and OpenAI's HTTP APIs and a chat page on one port."""
 
     model_config = SettingsConfigDict(
@@ -36,7 +48,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
-        cli_shortcuts={"port": "p", "graceful-termination-timeout": "g"},
+        cli_shortcuts={"port": "p", "graceful-termination-timeout": "g", "env": "e"},
     )
 
     model_id: str = Field("demo", description="a folder, a hub id (owner/name), or 'demo', the tiny built-in model")
@@ -47,7 +59,11 @@ class Settings(BaseSettings):
     quantize: Literal["bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "none"] | None = Field(
         None, description="quantize while loading; default: bitsandbytes-nf4 on a GPU, none on the CPU"
     )
+    tokenizer_config_path: str | None = Field(
+        None, description="a tokenizer_config.json whose chat template replaces the checkpoint's"
+    )
     device: str | None = Field(None, description="cpu, cuda or cuda:N; default: the GPU if there is one")
+    cuda_memory_fraction: float = Field(1.0, gt=0, le=1, description="share of the GPU's memory to use")
     huggingface_hub_cache: str | None = Field(None, description="where downloaded models are kept; default: the hub's")
 
     hostname: str = Field(
@@ -86,12 +102,27 @@ class Settings(BaseSettings):
     json_output: bool = Field(False, description="log JSON lines")
     log_level: Literal["trace", "debug", "info", "warn", "warning", "error"] = Field("info", description="log level")
 
+    env: bool = Field(False, description="print what this server runs on (versions, GPU) at start; no variable")
+    messages_api_enabled: bool = Field(False, description="SageMaker: /invocations reads a body as chat first")
+    oai_enabled: bool = Field(False, description="same as --messages-api-enabled")
+
     space_id: str | None = Field(None, description="set by a Hugging Face Space; serves its port to everyone")
     space_host: str | None = Field(None, description="set by a Hugging Face Space; its public host name")
 
     @property
     def is_space(self) -> bool:
         return self.space_id is not None
+
+    @property
+    def chat_first(self) -> bool:
+        """Whether /invocations takes a body that fits several dialects for chat."""
+        return self.messages_api_enabled or self.oai_enabled
+
+    @property
+    def route_aliases(self) -> dict[str, str]:
+        """Paths that Vertex AI asks for, and the routes they mean."""
+        aliases = {self.aip_predict_route: "/vertex", self.aip_health_route: "/health"}
+        return {path: target for path, target in aliases.items() if path is not None}
 
     @property
     def is_loopback(self) -> bool:
@@ -130,11 +161,23 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _space_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _platform_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What cloud platforms say in variables of their own; TGI's names win over SageMaker's."""
+        sagemaker = ("model_id", "revision", "quantize", "trust_remote_code")
+        names = {name: f"hf_{name}" if name.startswith("model_") else f"hf_model_{name}" for name in sagemaker}
+        values = {name: values[theirs] for name, theirs in names.items() if values.get(theirs)} | values
+        if values.get("aip_http_port"):
+            values["port"] = values["aip_http_port"]
         if values.get("space_id"):
             # A Space routes to 0.0.0.0:7860, whatever HOSTNAME its container has.
             return {"port": SPACE_PORT, **values, "hostname": "0.0.0.0"}
         return values
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -159,9 +202,16 @@ class Settings(BaseSettings):
         return self
 
 
+class _Environment(EnvSettingsSource):
+    """The environment without ENV, in which containers name their stage ("production")."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return (None, field_name, False) if field_name == "env" else super().get_field_value(field, field_name)
+
+
 def load_settings(args: Sequence[str]) -> Settings:
     """Settings from command line and environment. Raises UsageError; prints help and exits 0 on --help."""
-    parser = _Parser(prog=PROGRAM, description=Settings.__doc__, allow_abbrev=False)
+    parser = _Parser(prog=PROGRAM, description=Settings.__doc__, epilog=_EPILOG, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=list(args), root_parser=parser)
         return Settings(_cli_settings_source=source)
@@ -169,6 +219,12 @@ def load_settings(args: Sequence[str]) -> Settings:
         raise UsageError(_first_problem(error)) from error
     except SettingsError as error:
         raise UsageError(str(error).splitlines()[0]) from error
+
+
+_EPILOG = (
+    f"`{PROGRAM} {PRINT_SCHEMA}` prints the OpenAPI document and ends. TGI's other flags are accepted and change nothing: "
+    + ", ".join(f"--{name.replace('_', '-')}" for name in NO_EFFECT)
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -352,7 +352,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one engine step did; for metrics. Prompt tokens are those computed, those taken from the cache apart."""
+    """What one engine step did; for metrics. Prompt tokens are those computed, those taken from the cache apart.
+
+    `forward_s` is the model's part of `step_s`; `max_tokens` is the most that the running requests can come to.
+    """
 
     num_running: int
     num_waiting: int
@@ -363,6 +366,9 @@ class StepStats:
     num_blocks: int
     step_s: float
     num_cached_prompt_tokens: int = 0
+    forward_s: float = 0.0
+    num_prefill_rows: int = 0
+    max_tokens: int = 0
     failed: bool = False
 
 

@@ -1,5 +1,6 @@
 """Text to ids and back, from any thread, with special tokens only where they are meant."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,33 @@ def test_load_names_a_damaged_tokenizer(saved_chatml: Path, tmp_path: Path, body
     (tmp_path / "tokenizer.json").write_text(body)
     with pytest.raises(StartupError, match="tokenizer"):
         TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "plain", "with_tools"),
+    [
+        ("mine", "mine", "mine"),
+        ([{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}], "a", "b"),
+    ],
+)
+def test_a_template_of_the_users_own(
+    template: object, plain: str, with_tools: str, saved_chatml: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"chat_template": template}))
+    tokenizer = TextTokenizer.load(saved_chatml, path)
+    assert (tokenizer.chat_template, tokenizer.chat_template_for([{}])) == (plain, with_tools)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"chat_template": 5}', '{"chat_template": [{"name": "x"}]}']
+)
+def test_a_file_without_a_template_is_named(content: str | None, saved_chatml: Path, tmp_path: Path) -> None:
+    path = tmp_path / "my_config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StartupError, match=r"--tokenizer-config-path .*my_config\.json"):
+        TextTokenizer.load(saved_chatml, path)
 
 
 def test_special_tokens_are_parsed_unless_literal(chatml: TextTokenizer) -> None:

@@ -16,6 +16,7 @@ class ApiContext:
     service: Service
     validation_workers: int
     compute_type: str | None
+    chat_first: bool = False  # how /invocations takes a body that fits several dialects
     responses: ResponseStore = field(default_factory=ResponseStore)
 
     @property

@@ -1,33 +1,182 @@
-"""Cloud platforms' routes. SageMaker: one path, dispatched by the shape of the body."""
+"""Cloud platforms' routes: SageMaker's and Vertex AI's one path each, KServe's protocol under /v2."""
 
+import logging
 import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tgi_local import __version__
 from tgi_local.api.body import read_json
+from tgi_local.api.context import context
+from tgi_local.api.error_responses import native_response
 from tgi_local.api.routes_openai import answer_chat, answer_completions
 from tgi_local.api.routes_tgi import answer_compat
-from tgi_local.errors import BodyShapeError
-from tgi_local.protocol.openai import ChatRequest, CompletionRequest
+from tgi_local.api.sse import ClientGoneError, until_disconnect
+from tgi_local.errors import (
+    BodyShapeError,
+    FailedInstanceError,
+    GenerationError,
+    IncompleteGenerationError,
+    LengthMismatchError,
+    NoInstancesError,
+    OverloadedError,
+    TgiLocalError,
+    UnsupportedError,
+    ValidationError,
+)
+from tgi_local.protocol.cloud import (
+    GenerateInstance,
+    InferRequest,
+    VertexRequest,
+    infer_response,
+    model_metadata,
+    raw_text,
+    server_metadata,
+)
+from tgi_local.protocol.openai import ChatRequest, CompletionRequest, chat_parameters, to_messages, to_tools
 from tgi_local.protocol.tgi import GenerateRequest
-from tgi_local.protocol.wire import parse
+from tgi_local.protocol.wire import WireModel, parse
+from tgi_local.types import GenerationRequest
 
+logger = logging.getLogger(__name__)
 router = APIRouter()
+
+NO_SHAPE = "data did not match any variant of untagged enum SagemakerRequest"
+NATIVE, CHAT, COMPLETION = (("inputs", GenerateRequest), ("messages", ChatRequest), ("prompt", CompletionRequest))
+MODEL = "/v2/models/{model:path}/versions/{version}"
 
 
 @router.post("/invocations")
 async def invocations(request: Request) -> Response:
+    """The first dialect whose shape the body has."""
     received_s = time.monotonic()
-    body = await read_json(request)
-    if isinstance(body, dict):
-        if "inputs" in body:
-            return await answer_compat(request, parse(GenerateRequest, body), received_s)
-        if "messages" in body:
-            return await answer_chat(request, parse(ChatRequest, body), received_s)
-        if "prompt" in body:
-            return await answer_completions(request, parse(CompletionRequest, body), received_s)
-    raise BodyShapeError(
-        "data did not match any variant of untagged enum SagemakerRequest: give `inputs`, `messages` or `prompt`"
-    )
+    body = _sagemaker_body(await read_json(request), chat_first=context(request).chat_first)
+    if isinstance(body, GenerateRequest):
+        return await answer_compat(request, body, received_s)
+    if isinstance(body, ChatRequest):
+        return await answer_chat(request, body, received_s)
+    assert isinstance(body, CompletionRequest)
+    return await answer_completions(request, body, received_s)
+
+
+def _sagemaker_body(body: Any, *, chat_first: bool) -> WireModel:
+    """Raises BodyShapeError: what is wrong when only one dialect can be meant, else that none fits."""
+    kinds = (CHAT, NATIVE, COMPLETION) if chat_first else (NATIVE, CHAT, COMPLETION)
+    meant: list[type[WireModel]] = [model for key, model in kinds if isinstance(body, dict) and key in body]
+    if len(meant) == 1:
+        return parse(meant[0], body)
+    for model in meant:
+        try:
+            return parse(model, body)
+        except BodyShapeError:
+            continue
+    raise BodyShapeError(f"{NO_SHAPE}: give `inputs`, `messages` or `prompt`")
+
+
+@router.post("/vertex")
+async def vertex(request: Request) -> Response:
+    received_s = time.monotonic()
+    try:
+        body = parse(VertexRequest, await read_json(request))
+        if not body.instances:
+            raise NoInstancesError()
+
+        async def prepare() -> list[GenerationRequest]:
+            return [await _prepare_instance(request, instance, received_s) for instance in body.instances]
+
+        texts = await _texts(request, prepare)
+    except ClientGoneError:
+        return Response(status_code=499)
+    except TgiLocalError as error:
+        return native_response(error)  # also under a path of the platform's choice
+    return _json({"predictions": texts})
+
+
+@router.post(MODEL + "/infer")
+async def infer(request: Request) -> Response:
+    received_s = time.monotonic()
+    body = parse(InferRequest, await read_json(request))
+    if len(body.inputs) != len(body.outputs):
+        raise LengthMismatchError()
+    prompts = [prompt.text for prompt in body.inputs]
+    service = context(request).service
+
+    async def prepare() -> list[GenerationRequest]:
+        return [await service.prepare_text(prompt, body.native, received_s) for prompt in prompts]
+
+    try:
+        return _json(infer_response(body, await _texts(request, prepare)))
+    except ClientGoneError:
+        return Response(status_code=499)
+
+
+@router.api_route("/v2/health/live", methods=["GET", "HEAD"])
+async def is_live(request: Request) -> Response:
+    return _json({"live": True})
+
+
+@router.api_route("/v2/health/ready", methods=["GET", "HEAD"])
+async def is_ready(request: Request) -> Response:
+    return await _readiness(request)
+
+
+@router.api_route("/v2", methods=["GET", "HEAD"])
+async def server(request: Request) -> Response:
+    return _json(server_metadata(__version__))
+
+
+@router.api_route(MODEL, methods=["GET", "HEAD"])
+async def model(request: Request, model: str, version: str) -> Response:
+    return _json(model_metadata(model, version))
+
+
+@router.api_route(MODEL + "/ready", methods=["GET", "HEAD"])
+async def model_is_ready(request: Request) -> Response:
+    return await _readiness(request)
+
+
+async def _readiness(request: Request) -> Response:
+    """TGI's port opens when it is ready, so that it always says `live`; this one opens before the model is there."""
+    if context(request).service.state().name == "ready":
+        return _json({"live": True})
+    return _json({"live": False}, 503)
+
+
+async def _prepare_instance(
+    request: Request, instance: GenerateInstance | ChatRequest, received_s: float
+) -> GenerationRequest:
+    service = context(request).service
+    if isinstance(instance, GenerateInstance):
+        return await service.prepare_text(instance.inputs, instance.native, received_s)
+    parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
+    return await service.prepare_chat(to_messages(instance), to_tools(instance.offered_tools), parameters, received_s)
+
+
+async def _texts(request: Request, prepare: Callable[[], Awaitable[Sequence[GenerationRequest]]]) -> list[str]:
+    """Every instance's text; they run side by side. Raises FailedInstanceError when one is refused or fails."""
+    with _failing_as_one():
+        prepared = await prepare()
+        generations = await until_disconnect(request, context(request).service.generate(prepared))
+    return [generation.text for generation in generations]
+
+
+@contextmanager
+def _failing_as_one() -> Iterator[None]:
+    """Template and tool errors, and what is not supported, keep their own status."""
+    try:
+        yield
+    except UnsupportedError:
+        raise
+    except (ValidationError, OverloadedError, GenerationError, IncompleteGenerationError) as error:
+        logger.info("an instance failed: %s", error.message)
+        raise FailedInstanceError() from error
+
+
+def _json(answer: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(answer), status, media_type="application/json")

@@ -57,6 +57,7 @@ def policy_for(settings: Settings) -> SecurityPolicy:
         allowed_hosts=("localhost", "127.0.0.1", "[::1]") if is_keyless_loopback else None,
         allowed_origins=tuple(settings.cors_allow_origin),
         max_body_bytes=settings.payload_limit,
+        public_paths=frozenset({"/health", "/ping", settings.aip_health_route or "/health"}),
         frame_ancestors="https://huggingface.co" if settings.is_space else "'none'",
     )
 

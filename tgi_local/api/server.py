@@ -1,7 +1,8 @@
 """The FastAPI application: routes, error handlers, 405s."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -9,22 +10,49 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api import routes_anthropic, routes_cloud, routes_openai, routes_ops, routes_responses, routes_tgi
+from tgi_local.api import (
+    routes_anthropic,
+    routes_cloud,
+    routes_docs,
+    routes_openai,
+    routes_ops,
+    routes_responses,
+    routes_tgi,
+)
 from tgi_local.api.context import ApiContext
 from tgi_local.api.error_responses import handle_bug, handle_error, handle_http_exception
 from tgi_local.errors import TgiLocalError
 
 ALL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
+ROUTERS = (
+    routes_ops.router,
+    routes_tgi.router,
+    routes_openai.router,
+    routes_responses.router,
+    routes_anthropic.router,
+    routes_cloud.router,
+    routes_docs.router,
+)
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(api: ApiContext, lifespan: Lifespan | None = None, *, has_page: bool = False) -> FastAPI:
-    """The HTTP API. With a page, GET / is left to it."""
+def create_app(
+    api: ApiContext,
+    lifespan: Lifespan | None = None,
+    *,
+    has_page: bool = False,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> FastAPI:
+    """The HTTP API. With a page, GET / is left to it. `aliases` are more paths for some routes."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.api = api
-    for routes in (routes_ops, routes_tgi, routes_openai, routes_responses, routes_anthropic, routes_cloud):
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    for route in _api_routes(app):
+        route.methods = _with_head(route)
+    _add_aliases(app, aliases)
     if not has_page:
         app.add_api_route("/", routes_ops.root_health, methods=["GET", "HEAD"])
     _add_method_not_allowed(app, skip=("/",) if has_page else ())
@@ -34,16 +62,34 @@ def create_app(api: ApiContext, lifespan: Lifespan | None = None, *, has_page: b
     return app
 
 
+def _api_routes(app: FastAPI) -> list[APIRoute]:
+    """Ours; an app does not list those of the routers it includes."""
+    routes = [route for router in ROUTERS for route in router.routes] + list(app.routes)
+    return [route for route in routes if isinstance(route, APIRoute)]
+
+
+def _with_head(route: APIRoute) -> set[str]:
+    """HEAD follows GET, as everywhere on the web."""
+    methods = route.methods or set()
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+def _add_aliases(app: FastAPI, aliases: Mapping[str, str]) -> None:
+    """A path that is served already keeps its meaning."""
+    served = {route.path: route for route in _api_routes(app)}
+    for path, target in aliases.items():
+        if path not in served:
+            app.add_api_route(path, served[target].endpoint, methods=sorted(_with_head(served[target])))
+
+
 def _add_method_not_allowed(app: FastAPI, skip: tuple[str, ...]) -> None:
     """Answer the methods a path does not have with 405; a page mounted at / would swallow them otherwise."""
     methods: dict[str, set[str]] = {}
-    for route in app.routes:
-        if isinstance(route, APIRoute):
-            methods.setdefault(route.path, set()).update(route.methods or ())
+    for route in _api_routes(app):
+        methods.setdefault(route.path, set()).update(_with_head(route))
     for path, allowed in methods.items():
         if path not in skip:
-            # HEAD follows GET, as everywhere on the web.
-            missing = ALL_METHODS - allowed - ({"HEAD"} if "GET" in allowed else set())
+            missing = ALL_METHODS - allowed
             app.add_api_route(path, _method_not_allowed(allowed), methods=sorted(missing))
 
 

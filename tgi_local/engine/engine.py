@@ -23,6 +23,7 @@ class Engine:
         self._scheduler = scheduler
         self._runner = runner
         self._num_failures = 0
+        self._forward_s = 0.0  # of the last step
 
     @property
     def has_work(self) -> bool:
@@ -59,6 +60,7 @@ class Engine:
         self._scheduler.blocks.check_invariants()
 
     def _run(self, plan: StepPlan) -> StepResult | None:
+        started = time.monotonic()
         try:
             result = self._runner.run(plan)
         except Exception as error:
@@ -67,6 +69,8 @@ class Engine:
             if self._num_failures >= MAX_CONSECUTIVE_FAILURES:
                 raise EngineFailedError(f"{self._num_failures} steps failed in a row") from error
             return None
+        finally:
+            self._forward_s = time.monotonic() - started
         self._num_failures = 0
         return result
 
@@ -89,5 +93,8 @@ class Engine:
             num_blocks=blocks.num_blocks,
             step_s=time.monotonic() - started,
             num_cached_prompt_tokens=num_cached,
+            forward_s=self._forward_s,
+            num_prefill_rows=sum(row.step_index == 0 for row in plan.rows),
+            max_tokens=self._scheduler.max_running_tokens,
             failed=failed,
         )

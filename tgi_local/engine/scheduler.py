@@ -54,6 +54,11 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def max_running_tokens(self) -> int:
+        """What the running requests come to when all of them use up their budget."""
+        return sum(len(s.request.prompt_token_ids) + s.request.stopping.max_new_tokens for s in self._running)
+
+    @property
     def has_work(self) -> bool:
         return bool(self._by_id)
 

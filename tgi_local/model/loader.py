@@ -26,6 +26,7 @@ class LoadOptions:
     dtype: str | None = None
     quantize: str | None = None
     device: str | None = None
+    memory_fraction: float = 1.0  # of the GPU's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, optio
     """Load the checkpoint in `folder`. Raises StartupError for one that can not be served."""
     _silence_transformers()
     device = choose_device(options.device)
+    if device.type == "cuda" and options.memory_fraction < 1.0:
+        torch.cuda.set_per_process_memory_fraction(options.memory_fraction, device.index or 0)
     config = _load_config(folder, model_id)
     dtype = choose_dtype(options.dtype, getattr(config, "dtype", None), device, is_demo)
     quantize = choose_quantize(options.quantize, config, device, is_demo)

@@ -144,15 +144,21 @@ def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple
 
 
 def build_runner(
-    loaded: LoadedModel, *, block_size: int, min_tokens: int, max_tokens: int, requested_tokens: int | None
+    loaded: LoadedModel,
+    *,
+    block_size: int,
+    min_tokens: int,
+    max_tokens: int,
+    requested_tokens: int | None,
+    memory_fraction: float = 1.0,
 ) -> TorchRunner:
     """Size the KV cache for the memory that is free after loading, allocate it, and warm up.
 
     `min_tokens` is the longest single request, `max_tokens` what is useful at most, `requested_tokens` what the user
-    asked for. Raises StartupError when it does not fit.
+    asked for, `memory_fraction` the share of a GPU that this process may use. Raises StartupError when it does not fit.
     """
     token_bytes = bytes_per_token(loaded.layer_shapes, loaded.dtype)
-    free = free_memory_bytes(loaded.device)
+    free = free_memory_bytes(loaded.device, memory_fraction)
     num_blocks = choose_num_blocks(token_bytes, free, block_size, min_tokens, max_tokens, requested_tokens)
     cache = KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device)
     runner = TorchRunner(loaded, cache)
@@ -160,8 +166,9 @@ def build_runner(
     return runner
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """What the KV cache may take: 85 % of free GPU memory, or a quarter of the RAM that is available."""
+def free_memory_bytes(device: torch.device, fraction: float = 1.0) -> int:
+    """What the KV cache may take: 85 % of the GPU memory that is free and ours, or a quarter of the available RAM."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.85)
+        free, total = torch.cuda.mem_get_info(device)
+        return int(min(free, total * fraction - torch.cuda.memory_reserved(device)) * 0.85)
     return int(psutil.virtual_memory().available * 0.25)

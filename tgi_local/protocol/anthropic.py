@@ -42,7 +42,7 @@ class CustomTool(WireModel):
     strict: bool | None = None
 
 
-class ToolChoice(WireModel):
+class ToolChoiceParam(WireModel):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = False
@@ -68,7 +68,7 @@ class CountTokensRequest(WireModel):
     messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[TextBlock] | None = None
     tools: list[CustomTool] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ToolChoiceParam | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
 
@@ -202,7 +202,7 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+def _tool_choice(choice: ToolChoiceParam) -> str | dict[str, Any]:
     if choice.type == "tool":
         return {"type": "function", "function": {"name": choice.name}}
     return "required" if choice.type == "any" else choice.type
@@ -214,3 +214,15 @@ def _response_format(format: dict[str, Any]) -> dict[str, Any]:
 
 
 _KNOWN_BLOCKS = ("image", "document", "search_result", "server_tool_use", "container_upload", "tool_use", "tool_result")
+
+
+class ErrorDetail(WireModel):
+    type: str
+    message: str
+
+
+class ErrorAnswer(WireModel):
+    """Anthropic's error body."""
+
+    type: Literal["error"]
+    error: ErrorDetail

@@ -46,8 +46,11 @@ class TextTokenizer:
         self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Load from local files only, running none of the checkpoint's code. Raises `StartupError`."""
+    def load(cls, folder: Path, config_path: Path | None = None) -> Self:
+        """Load from local files only, running none of the checkpoint's code. Raises `StartupError`.
+
+        The chat template of a tokenizer_config.json at `config_path` replaces the checkpoint's own.
+        """
         from transformers import AutoTokenizer
 
         try:
@@ -56,6 +59,8 @@ class TextTokenizer:
             raise StartupError(f"the tokenizer of this model can not be loaded ({type(error).__name__})") from error
         if not getattr(tokenizer, "is_fast", False):
             raise StartupError("this model has only a slow tokenizer; a tokenizer.json file is needed")
+        if config_path is not None:
+            tokenizer.chat_template = _read_template(config_path)
         return cls(tokenizer)
 
     @property
@@ -185,3 +190,17 @@ def _as_ids(token_id: int | Sequence[int] | None) -> tuple[int, ...]:
     if token_id is None:
         return ()
     return (token_id,) if isinstance(token_id, int) else tuple(token_id)
+
+
+def _read_template(path: Path) -> str | dict[str, str]:
+    """The chat template of a tokenizer_config.json, or its templates by name. Raises `StartupError`."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        template = config.get("chat_template")
+        if isinstance(template, str):
+            return template
+        return {str(entry["name"]): str(entry["template"]) for entry in template}
+    except OSError as error:
+        raise StartupError(f"--tokenizer-config-path {path} can not be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StartupError(f"--tokenizer-config-path {path} holds no chat_template") from error
