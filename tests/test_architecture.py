@@ -19,7 +19,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = ("tgi_local", "tgi_local.types", "tgi_local.errors")  # "tgi_local" alone is the version, never its modules
+VOCABULARY = (
+    "tgi_local",
+    "tgi_local.types",
+    "tgi_local.constraints",
+    "tgi_local.errors",
+)  # "tgi_local" alone is the version, never its modules
 HEAVY = frozenset({"torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "triton", "numpy"})
 WEB = frozenset({"fastapi", "starlette", "uvicorn", "gradio", "gradio_client"})
 
@@ -52,7 +57,8 @@ CONTRACT = (
     row("ui.desktop", only="webview"),
     row("ui.mount", "tgi_local", "ui", only="gradio fastapi"),  # where the page is given its place on the port
     row("tgi_local", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.logs", never=HEAVY | WEB),
-    row("tgi_local.types", only=""),
+    row("tgi_local.types", "tgi_local.constraints", only=""),
+    row("tgi_local.constraints", only=""),
     row("tgi_local.errors", only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),
     row("tgi_local.settings", *VOCABULARY, *parts("paths tgi_flags"), only="pydantic pydantic_settings"),

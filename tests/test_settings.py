@@ -422,3 +422,16 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_can_not_change() -> None:
     with pytest.raises(Exception, match="frozen"):
         load_settings([]).port = 1  # type: ignore[misc]
+
+
+def test_a_loopback_address_of_ones_own_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tgi_local.api.security import policy_for
+
+    for hostname, name in (("127.0.0.2", "127.0.0.2"), ("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")):
+        settings = load_settings(["--hostname", hostname])
+        assert settings.local_host == name and name in (policy_for(settings).allowed_hosts or ())
+
+
+def test_a_header_must_be_sendable() -> None:
+    with pytest.raises(UsageError, match="compute-type"):
+        load_settings(["--compute-type", "gpü"])

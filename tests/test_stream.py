@@ -37,8 +37,6 @@ def play(
     reason: FinishReason = FinishReason.LENGTH,
 ) -> Generation:
     """The fold of the stream of `text`; stops at the first event that says so, as the service does."""
-    from tgi_local.service import fold
-
     ids = tokenizer.encode(text)
     request = GenerationRequest(
         "r", prompt, (5, 6), SamplingParams(), StopParams(len(ids), stop_strings=stops), text=options
@@ -48,7 +46,7 @@ def play(
     for position, token_id in enumerate(ids, 1):
         finish = reason if position == len(ids) else None
         event = stream.step(TokenEvent("r", SampledToken(token_id, -1.0), finish, started_s=2.0, emitted_s=5.0))
-        fold(generation, event)
+        generation.add(event)
         if event.finish is not None:
             break
     return generation
@@ -65,6 +63,7 @@ def test_reasoning_and_tool_calls_are_taken_out(tokenizer: TextTokenizer) -> Non
     options = TextOptions(keep_stop_string=False, parse_chat=True, parse_tool_calls=True)
     generation = play(tokenizer, "<think>\nhm</think>\n\nLet me see." + CALL, options)
     assert generation.reasoning.strip() == "hm"
+    assert generation.finish is not None and 0 < generation.finish.num_reasoning_tokens < generation.finish.num_tokens
     assert generation.text.strip() == "Let me see."
     assert generation.tool_calls == [ToolCall(0, "add", '{"a":1}')]
 

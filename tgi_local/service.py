@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from tgi_local.constraints import ToolGrammar
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
     GenerationError,
@@ -34,7 +35,6 @@ from tgi_local.types import (
     RequestParameters,
     TextEvent,
     TokenSpan,
-    ToolGrammar,
 )
 from tgi_local.validation import build_request, check_parameters, with_new_seed
 
@@ -48,6 +48,8 @@ MAX_CHARACTERS_PER_TOKEN = 64
 COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
+# One step may take minutes: a long prompt on a large model and a slow CPU. After this, it hangs.
+STALLED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Service:
     It exists before its model does; until `attach`, every request is answered with NotReadyError.
     """
 
-    def __init__(self, metrics: Metrics, num_workers: int = 2, stall_s: float = 60.0) -> None:
+    def __init__(self, metrics: Metrics, num_workers: int = 2, stall_s: float = STALLED_S) -> None:
         self.metrics = metrics
         self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
         self._model: ServedModel | None = None
@@ -88,10 +90,12 @@ class Service:
     def attach(self, model: ServedModel) -> None:
         self._model = model
         self.metrics.size_lengths(model.limits.max_input_tokens, model.limits.max_total_tokens)
-        self._state = ServiceState("ready")
+        if self._state.name == "loading":  # a server that is shutting down stays so
+            self._state = ServiceState("ready")
 
     def report_loading(self, detail: str) -> None:
-        self._state = ServiceState("loading", detail)
+        if self._state.name == "loading":
+            self._state = ServiceState("loading", detail)
 
     def drain(self) -> None:
         """Refuse new requests; running ones go on."""
@@ -197,7 +201,7 @@ class Service:
         generations = [Generation(request) for request in requests]
         async with self.open(requests) as stream:
             async for index, event in stream:
-                fold(generations[index], event)
+                generations[index].add(event)
         return generations
 
     async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
@@ -370,17 +374,6 @@ def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     while len(requests) < count:
         requests.append(with_new_seed(requests[-1]))
     return requests
-
-
-def fold(generation: Generation, event: TextEvent) -> None:
-    """Add one event to a generation."""
-    if event.token is not None:
-        generation.tokens.append(event.token)
-    generation.text += event.text
-    generation.reasoning += event.reasoning
-    generation.tool_calls.extend(event.tool_calls)
-    generation.prompt_tokens = event.prompt_tokens or generation.prompt_tokens
-    generation.finish = event.finish or generation.finish
 
 
 def _check_length(text: str, limits: Limits) -> None:

@@ -128,12 +128,17 @@ class Settings(TgiFlags):
     def is_loopback(self) -> bool:
         return ipaddress.ip_address(self.hostname).is_loopback
 
-    def local_url(self, port: int) -> str:
-        """How this machine reaches the server on `port`."""
+    @property
+    def local_host(self) -> str:
+        """The name under which this machine reaches the server, in brackets where it is an IPv6 address."""
         address = ipaddress.ip_address(self.hostname)
         if address.is_unspecified:
-            return f"http://127.0.0.1:{port}" if address.version == 4 else f"http://[::1]:{port}"
-        return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+            return "127.0.0.1" if address.version == 4 else "[::1]"
+        return f"[{address}]" if address.version == 6 else str(address)
+
+    def local_url(self, port: int) -> str:
+        """How this machine reaches the server on `port`."""
+        return f"http://{self.local_host}:{port}"
 
     @field_validator("cors_allow_origin", mode="before")
     @classmethod
@@ -150,6 +155,13 @@ class Settings(TgiFlags):
             ipaddress.ip_address(value)
         except ValueError:
             return DEFAULT_HOSTNAME
+        return value
+
+    @field_validator("compute_type")
+    @classmethod
+    def _sendable_compute_type(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.isprintable()):
+            raise ValueError("use printable ASCII characters, or no header can carry it")
         return value
 
     @field_validator("api_key")

@@ -33,6 +33,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._submitted_s = submitted_s
         self._num_tokens = 0
+        self._num_reasoning_tokens = 0
         self._num_cached_tokens = 0
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=True)
         self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
@@ -60,6 +61,7 @@ class TextStream:
         if reason is not None and matched is None:
             emitted += self._stops.flush()
         content, reasoning, tool_calls = self._parse(emitted, is_last=reason is not None)
+        self._num_reasoning_tokens += bool(reasoning)
         return TextEvent(
             token=self._text_token(event.token, increment),
             text=content,
@@ -81,7 +83,7 @@ class TextStream:
             queue_s=event.started_s - self._submitted_s,
             inference_s=event.emitted_s - event.started_s,
         )
-        return Finish(reason, self._num_tokens, timings, matched, self._num_cached_tokens)
+        return Finish(reason, self._num_tokens, timings, matched, self._num_cached_tokens, self._num_reasoning_tokens)
 
     def _parse(self, text: str, *, is_last: bool) -> tuple[str, str, tuple[ToolCall, ...]]:
         """Split text into content, reasoning and tool calls."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+
+from tgi_local.constraints import Grammar, GrammarSource
 
 
 class FinishReason(StrEnum):
@@ -77,71 +78,6 @@ class TextOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class JsonGrammar:
-    """Output must match a JSON schema, given as an object or as JSON text.
-
-    Not `strict`: keywords that can not be enforced are ignored, as OpenAI's `strict: false` promises no more.
-    `field` is where the client gave it.
-    """
-
-    schema: Any
-    field: str
-    strict: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RegexGrammar:
-    """Output must match a regular expression as a whole."""
-
-    pattern: str
-    field: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSignature:
-    """A function and the schema of its arguments; see JsonGrammar for `strict`."""
-
-    name: str
-    parameters: Any
-    strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ToolGrammar:
-    """Output must be 1 to `max_calls` valid calls of these functions. Not `is_forced`: text, in which such calls may be."""
-
-    tools: tuple[ToolSignature, ...]
-    is_forced: bool
-    max_calls: int
-
-
-GrammarSource = JsonGrammar | RegexGrammar | ToolGrammar
-
-
-class TokenConstraint(Protocol):
-    """Which tokens may follow in one sequence. Owned by the sequence, used by the engine thread only."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Nothing more may follow."""
-        ...
-
-    def allowed_tokens(self) -> bytes:
-        """One bit per token id, the lowest bit first; no bit is set after an error."""
-        ...
-
-    def advance(self, token_id: int) -> None:
-        """Note the token that was chosen. Raises ValueError for one that is not allowed."""
-        ...
-
-
-class Grammar(Protocol):
-    """A compiled grammar. Immutable, shared by any number of sequences."""
-
-    def start(self) -> TokenConstraint: ...
-
-
-@dataclass(frozen=True, slots=True)
 class RequestParameters:
     """What a client asked for, in native terms, before any bound is checked. None means not given.
 
@@ -165,6 +101,7 @@ class RequestParameters:
     watermark: bool = False
     seed: int | None = None
     top_n_tokens: int | None = None
+    max_top_n_tokens: int | None = None  # the dialect's own bound, in place of the server's
     prompt_logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
@@ -306,7 +243,8 @@ class Timings:
 class Finish:
     """The end of one generation. `num_tokens` counts the EOS token and no token after a matched stop string.
 
-    `num_cached_tokens` counts the prompt tokens that the prefix cache had.
+    `num_cached_tokens` counts the prompt tokens that the prefix cache had, `num_reasoning_tokens` those that brought
+    reasoning to show.
     """
 
     reason: FinishReason
@@ -314,6 +252,7 @@ class Finish:
     timings: Timings
     stop_string: str | None = None
     num_cached_tokens: int = 0
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +282,16 @@ class Generation:
     tokens: list[TextToken] = field(default_factory=list)
     prompt_tokens: Sequence[TextToken] = ()
     finish: Finish | None = None
+
+    def add(self, event: TextEvent) -> None:
+        """Fold in the next event."""
+        if event.token is not None:
+            self.tokens.append(event.token)
+        self.text += event.text
+        self.reasoning += event.reasoning
+        self.tool_calls.extend(event.tool_calls)
+        self.prompt_tokens = event.prompt_tokens or self.prompt_tokens
+        self.finish = event.finish or self.finish
 
     @property
     def mean_logprob(self) -> float:

@@ -57,9 +57,10 @@ def _check_sampling(p: RequestParameters) -> None:
 
 
 def _check_tokens(p: RequestParameters, limits: Limits) -> None:
-    if p.top_n_tokens is not None and not 0 <= p.top_n_tokens <= limits.max_top_n_tokens:
+    max_top_n_tokens = limits.max_top_n_tokens if p.max_top_n_tokens is None else p.max_top_n_tokens
+    if p.top_n_tokens is not None and not 0 <= p.top_n_tokens <= max_top_n_tokens:
         raise ValidationError(
-            f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {p.top_n_tokens}",
+            f"`top_n_tokens` must be >= 0 and <= {max_top_n_tokens}. Given: {p.top_n_tokens}",
             param="top_n_tokens",
         )
     if len(p.logit_bias) > MAX_LOGIT_BIAS:

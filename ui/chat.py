@@ -175,7 +175,8 @@ def _watch_server(
 
 
 def _recommended(info: dict[str, Any], settings: PageSettings) -> tuple[Any, Any, Any]:
-    defaults = info.get("generation_defaults") or {}
+    # The server says null where the checkpoint recommends nothing; a slider would take that for its minimum.
+    defaults = {name: value for name, value in (info.get("generation_defaults") or {}).items() if value is not None}
     limit = info.get("max_total_tokens") or settings.max_tokens_limit
     return (
         gr.Slider(value=defaults.get("temperature", settings.temperature)),

@@ -12,6 +12,7 @@ from tests.serving import running
 from tgi_local.api.context import ApiContext
 from tgi_local.api.security import SecurityGate, policy_for
 from tgi_local.api.server import create_app
+from tgi_local.errors import StartupError
 from tgi_local.service import Service
 from tgi_local.settings import load_settings
 
@@ -133,9 +134,15 @@ async def test_vertex_paths_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_a_path_that_is_served_already_keeps_its_meaning(tiny_folder: Path) -> None:
     """Google's containers may name an OpenAI route as the one to predict with."""
-    app = create_app(ApiContext(Service(_metrics()), 2, None), aliases={"/v1/models": "/health"})
+    app = create_app(ApiContext(Service(_metrics()), 2, None), aliases={"/v1/models": "/vertex"})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/v1/models")).json()["error"]["message"]
+
+
+def test_a_health_route_does_not_open_another(tiny_folder: Path) -> None:
+    with pytest.raises(StartupError, match="AIP_HEALTH_ROUTE"):
+        create_app(ApiContext(Service(_metrics()), 2, None), aliases={"/metrics": "/health"})
+    create_app(ApiContext(Service(_metrics()), 2, None), aliases={"/ping": "/health"})
 
 
 @pytest.mark.parametrize("route", ["predict", "/", "/{x}", "/a b", "/" + "x" * 600])

@@ -98,6 +98,29 @@ def test_logprobs(tiny_server: Server) -> None:
     assert [c["choices"][0]["logprobs"]["content"][0] for c in streamed] == content
 
 
+def test_up_to_twenty_alternatives(tiny_server: Server) -> None:
+    answer = chat(tiny_server, temperature=0, logprobs=True, top_logprobs=20, max_tokens=1).json()
+    assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 20
+
+
+def test_template_switches(tiny_server: Server) -> None:
+    # A template that knows no thinking ignores both; what names the server's own variables is refused.
+    plain = chat(tiny_server, temperature=0).json()["choices"]
+    switched = chat(
+        tiny_server, temperature=0, reasoning_effort="none", chat_template_kwargs={"enable_thinking": False}
+    )
+    assert switched.json()["choices"] == plain
+    reserved = chat(tiny_server, chat_template_kwargs={"add_generation_prompt": False})
+    assert reserved.status_code == 400 and reserved.json()["error"]["param"] == "chat_template_kwargs"
+
+
+def test_a_page_does_not_answer_for_the_api(demo_server: Server) -> None:
+    for path in ("/v1/embeddings", "/v1/nothing/at/all"):
+        missing = httpx.post(f"{demo_server.url}{path}", json={})
+        assert missing.status_code == 404 and missing.json()["error"]["type"] == "invalid_request_error"
+    assert httpx.get(f"{demo_server.url}/v2/nothing").content == b""
+
+
 def test_penalties_and_bias_are_honoured(tiny_server: Server) -> None:
     plain = complete(tiny_server, temperature=0, max_tokens=24).json()["choices"][0]["text"]
     for changed in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 3.0}):

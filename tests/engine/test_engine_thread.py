@@ -39,7 +39,7 @@ class Box:
         """Wait until nothing runs and every block is free again."""
         await eventually(lambda: bool(self.stats) and self.stats[-1].num_running == self.stats[-1].num_waiting == 0)
         assert self.stats[-1].used_blocks == 0
-        assert self.thread.num_requests == 0
+        assert not self.thread._mailboxes
 
 
 @asynccontextmanager
@@ -297,7 +297,7 @@ async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
         }
         assert not box.thread.is_alive and box.thread.fatal_error is not None
         assert box.deaths == [box.thread.fatal_error]
-        assert box.thread.num_requests == 0 and box.thread.stalled_for_s() == 0.0
+        assert not box.thread._mailboxes and box.thread.stalled_for_s() == 0.0
         with pytest.raises(NotReadyError):
             await collect(box.thread, make_request("late"))
 

@@ -200,7 +200,8 @@ def test_what_a_failed_row_has_written_is_not_trusted() -> None:
             rows = zip(plan.rows, super().run(plan).rows, strict=True)
             return StepResult(
                 tuple(
-                    RowResult(error="nan") if r.request_id == "bad" and r.is_sampling else result for r, result in rows
+                    RowResult(error="nan", is_corrupt=True) if r.request_id == "bad" and r.is_sampling else result
+                    for r, result in rows
                 )
             )
 

@@ -9,19 +9,12 @@ import jsonschema
 import pytest
 
 from tests.model.test_parity import make_engine, make_request, run, token_ids
+from tgi_local.constraints import Grammar, JsonGrammar
 from tgi_local.engine.engine import Engine
 from tgi_local.model.loader import LoadedModel, LoadOptions, load
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.types import (
-    FinishReason,
-    GenerationRequest,
-    Grammar,
-    JsonGrammar,
-    SamplingParams,
-    StopParams,
-    TokenEvent,
-)
+from tgi_local.types import FinishReason, GenerationRequest, SamplingParams, StopParams, TokenEvent
 
 SCHEMA = {
     "type": "object",

@@ -12,12 +12,13 @@ from tokenizers import Tokenizer
 
 from tests.text.conftest import byte_level_backend, wrap
 from tests.text.schemas import SCHEMAS
+from tgi_local.constraints import Grammar, GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_calls import BareCallParser, Content, ToolCallParser
-from tgi_local.types import Grammar, GrammarSource, JsonGrammar, RegexGrammar, ToolCall, ToolGrammar, ToolSignature
+from tgi_local.types import ToolCall
 
 MAX_TOKENS = 1500
 HURRY_AFTER = 30

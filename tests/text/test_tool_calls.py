@@ -104,3 +104,12 @@ def test_nothing_is_lost_however_the_text_is_cut(pieces: list[str], size: int) -
     assert all(isinstance(json.loads(call.arguments), dict) for call in calls)
     if not calls:
         assert items == ([Content(text)] if text else [])
+
+
+def test_a_name_that_can_not_be_sent_is_content() -> None:
+    from tgi_local.text.tool_calls import Content, ToolCallParser
+
+    text = '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'
+    parser = ToolCallParser()
+    items = parser.step(text) + parser.flush()
+    assert "".join(item.text for item in items if isinstance(item, Content)) == text

@@ -129,12 +129,14 @@ def test_the_settings_reach_the_server(page: Any, stand_in: StandIn) -> None:
 
 
 def test_the_servers_recommended_sampling_is_taken_over(browser: Any, stand_in: StandIn, base_url: str) -> None:
-    stand_in.info |= {"generation_defaults": {"temperature": 0.0, "top_p": 1.0}, "max_total_tokens": 128}
+    stand_in.info |= {"generation_defaults": {"temperature": 0.0, "top_p": None}, "max_total_tokens": 128}
     page = open_page(browser, base_url)
     page.locator(".dot.ready").wait_for()
     send(page, "Hi")
     wait_for_answer(page, "the stand-in.")
-    assert (stand_in.requests[-1]["temperature"], stand_in.requests[-1]["max_tokens"]) == (0, 64)
+    # What the server has no opinion of stays as the page has it.
+    sent = stand_in.requests[-1]
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0, 0.95, 64)
     page.context.close()
 
 

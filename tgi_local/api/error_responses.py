@@ -63,7 +63,7 @@ def refusal_body(path: str, status: int, text: str, error_type: str, *, is_plain
     """What the gate answers, as content type and body: TGI's form on native routes (an empty 401 among them)."""
     if speaks_anthropic(path):
         return b"application/json", orjson.dumps(_anthropic_body(status, text))
-    if path == "/v1" or path.startswith("/v1/"):
+    if speaks_openai(path):
         kind = "authentication_error" if status == 401 else "invalid_request_error"
         error = {"message": text, "type": kind, "param": None, "code": None}
         return b"application/json", orjson.dumps({"error": error, "error_type": error_type})

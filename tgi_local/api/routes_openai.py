@@ -20,6 +20,7 @@ from tgi_local.protocol.openai import (
     CompletionRequest,
     chat_parameters,
     completion_parameters,
+    template_kwargs,
     to_messages,
     to_tools,
 )
@@ -72,7 +73,8 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     info = api.service.model.info
     parameters = chat_parameters(body, info.generation_defaults)
     tools = to_tools(body.offered_tools)
-    native = await api.service.prepare_chat(to_messages(body), tools, parameters, received_s)
+    switches = template_kwargs(body, api.service.model.template.reads)
+    native = await api.service.prepare_chat(to_messages(body), tools, parameters, received_s, switches)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)

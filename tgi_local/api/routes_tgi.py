@@ -15,7 +15,7 @@ from tgi_local.api.error_responses import native_body, native_response
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import ClientGoneError, EventStream, frame, until_disconnect
 from tgi_local.errors import BodyShapeError, MalformedBodyError, TgiLocalError
-from tgi_local.protocol.openai import ChatRequest, to_messages, to_tools
+from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
 from tgi_local.protocol.tgi import (
     GenerateRequest,
     TokenizeRequest,
@@ -66,7 +66,8 @@ async def tokenize(request: Request) -> Response:
 async def chat_tokenize(request: Request) -> Response:
     body = parse(ChatRequest, await read_json(request))
     service = context(request).service
-    prompt = await service.render_chat(to_messages(body), to_tools(body.offered_tools))
+    switches = template_kwargs(body, service.model.template.reads)
+    prompt = await service.render_chat(to_messages(body), to_tools(body.offered_tools), switches)
     spans = await service.tokenize(prompt.text, add_special_tokens=False)
     answer = {"tokenize_response": tokenize_response(spans), "templated_text": prompt.text}
     return Response(orjson.dumps(answer), media_type="application/json")

@@ -32,6 +32,8 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+_HEADER_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_USUAL_HEADERS: Final = b"authorization, content-type, x-api-key"
 _TEXT_401: Final = "Missing or wrong API key"
 _TEXT_415: Final = "Expected request with `Content-Type: application/json`"
 _TEXT_413: Final = "Failed to buffer the request body: length limit exceeded"
@@ -54,7 +56,7 @@ def policy_for(settings: Settings) -> SecurityPolicy:
     is_keyless_loopback = settings.api_key is None and not settings.is_space
     return SecurityPolicy(
         api_key=settings.api_key,
-        allowed_hosts=("localhost", "127.0.0.1", "[::1]") if is_keyless_loopback else None,
+        allowed_hosts=("localhost", "127.0.0.1", "[::1]", settings.local_host) if is_keyless_loopback else None,
         allowed_origins=tuple(settings.cors_allow_origin),
         max_body_bytes=settings.payload_limit,
         public_paths=frozenset({"/health", "/ping", settings.aip_health_route or "/health"}),
@@ -240,10 +242,17 @@ class SecurityGate:
             return [(b"vary", b"Origin")]
         return [
             (b"access-control-allow-origin", b"*" if b"*" in self._origins else origins[0]),
-            (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
-            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", _requested_headers(headers)),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"vary", b"Origin"),
         ]
+
+
+def _requested_headers(headers: RawHeaders) -> bytes:
+    """SDKs add headers of their own; a listed origin may send any, for no answer ever allows credentials."""
+    asked = b",".join(_values(headers, b"access-control-request-headers"))
+    names = [name.strip() for name in asked.split(b",")][:_MAX_HEADERS]
+    return b", ".join(name for name in names if _HEADER_NAME.fullmatch(name)) or _USUAL_HEADERS
 
 
 class _Exchange:

@@ -21,7 +21,7 @@ from tgi_local.api import (
 )
 from tgi_local.api.context import ApiContext
 from tgi_local.api.error_responses import handle_bug, handle_error, handle_http_exception
-from tgi_local.errors import TgiLocalError
+from tgi_local.errors import StartupError, TgiLocalError
 
 ALL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -56,6 +56,10 @@ def create_app(
     if not has_page:
         app.add_api_route("/", routes_ops.root_health, methods=["GET", "HEAD"])
     _add_method_not_allowed(app, skip=("/",) if has_page else ())
+    if has_page:
+        # The page is mounted at / and would answer these in its own words.
+        for path in ("/v1/{rest:path}", "/v2/{rest:path}"):
+            app.add_api_route(path, _not_found, methods=sorted(ALL_METHODS))
     app.add_exception_handler(TgiLocalError, handle_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(Exception, handle_bug)
@@ -75,9 +79,12 @@ def _with_head(route: APIRoute) -> set[str]:
 
 
 def _add_aliases(app: FastAPI, aliases: Mapping[str, str]) -> None:
-    """A path that is served already keeps its meaning."""
+    """A path that is served already keeps its meaning; for a health route that would open it: StartupError."""
     served = {route.path: route for route in _api_routes(app)}
     for path, target in aliases.items():
+        is_other = path in served and served[path].endpoint is not served[target].endpoint
+        if is_other and target == "/health":
+            raise StartupError(f"{path} is a route of this server already; choose another AIP_HEALTH_ROUTE")
         if path not in served:
             app.add_api_route(path, served[target].endpoint, methods=sorted(_with_head(served[target])))
 
@@ -91,6 +98,10 @@ def _add_method_not_allowed(app: FastAPI, skip: tuple[str, ...]) -> None:
         if path not in skip:
             missing = ALL_METHODS - allowed
             app.add_api_route(path, _method_not_allowed(allowed), methods=sorted(missing))
+
+
+def _not_found(request: Request) -> Response:
+    raise HTTPException(404)
 
 
 def _method_not_allowed(allowed: set[str]) -> Callable[[Request], Response]:

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 
 KEEP_ALIVE_S = 15.0
+# A client that reads nothing for so long is given up; its request slot serves others.
+STALLED_S = 60.0
 KEEP_ALIVE = b":\n\n"
 DONE = b"data: [DONE]\n\n"
 
@@ -60,7 +62,8 @@ class EventStream(Response):
             with suppress(ClientGoneError, OSError):
                 await _or_disconnect(self._send_frames(send), receive)
                 keep_alive.cancel()
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                async with asyncio.timeout(STALLED_S):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             keep_alive.cancel()
             await self._close()
@@ -68,7 +71,8 @@ class EventStream(Response):
     async def _send_frames(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
         async for body in self._frames:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            async with asyncio.timeout(STALLED_S):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
             self._last_sent_s = clock()
 
     async def _keep_alive(self, send: Send) -> None:

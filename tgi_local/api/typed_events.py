@@ -11,7 +11,7 @@ from tgi_local.api.context import context
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import KEEP_ALIVE, ClientGoneError, EventStream, typed_frame, until_disconnect
 from tgi_local.errors import TgiLocalError
-from tgi_local.service import OpenGeneration, Service, fold
+from tgi_local.service import OpenGeneration, Service
 from tgi_local.types import Generation, GenerationRequest, TextEvent
 
 Event = dict[str, Any]
@@ -57,7 +57,7 @@ async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer
     async with service.open([native]) as stream:
         async for _, event in stream:
             answer.step(event)
-            fold(generation, event)
+            generation.add(event)
     return generation
 
 

@@ -98,10 +98,6 @@ class EngineThread:
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self._is_closed and self.fatal_error is None
 
-    @property
-    def num_requests(self) -> int:
-        return len(self._mailboxes)
-
     def stalled_for_s(self) -> float:
         """Seconds without a finished step while requests are in flight."""
         return time.monotonic() - self._last_progress_s if self._mailboxes else 0.0

@@ -12,6 +12,9 @@ from tgi_local.engine.waiting_queue import WaitingQueue
 from tgi_local.errors import GenerationError
 from tgi_local.types import FinishReason, GenerationRequest, SampledToken, TokenEvent, TokenLogprob
 
+# Prompt log-probabilities need the logits of every position, which for a whole chunk would take gigabytes.
+MAX_SCORED_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -109,7 +112,7 @@ class Scheduler:
                 events.append(event)
                 if event.is_terminal:
                     self._remove(sequence)
-                if event.error is not None:
+                if outcome.is_corrupt:
                     self.blocks.forget_unused()  # its earlier chunks may be what went wrong
         return events
 
@@ -129,7 +132,7 @@ class Scheduler:
 
     def _plan(self, sequence: Sequence, budget: int, planned: dict[str, StepRow]) -> int:
         """Plan a row for `sequence`, making room by preemption; returns the tokens it takes."""
-        num_new = min(sequence.num_uncomputed_tokens, budget)
+        num_new = _num_new_tokens(sequence, budget)
         if num_new < 1 or sequence not in self._running:
             return 0
         while not self.blocks.reserve(sequence, sequence.num_computed_tokens + num_new):
@@ -157,7 +160,7 @@ class Scheduler:
             self._start(sequence)
             if match.missing is not None:
                 under_way.add(match.missing)
-            num_new = min(sequence.num_uncomputed_tokens, budget)
+            num_new = _num_new_tokens(sequence, budget)
             planned[sequence.request_id] = _row(sequence, num_new)
             budget -= num_new
 
@@ -230,6 +233,13 @@ class Scheduler:
             started_s=sequence.started_s,
             emitted_s=self._clock(),
         )
+
+
+def _num_new_tokens(sequence: Sequence, budget: int) -> int:
+    """How many tokens of `sequence` the next step computes."""
+    if sequence.needs_prompt_logprobs:
+        budget = min(budget, MAX_SCORED_TOKENS)
+    return min(sequence.num_uncomputed_tokens, budget)
 
 
 def _row(sequence: Sequence, num_new: int) -> StepRow:

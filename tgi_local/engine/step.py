@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tgi_local.types import SampledToken, SamplingParams, TokenConstraint
+from tgi_local.constraints import TokenConstraint
+from tgi_local.types import SampledToken, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,13 @@ class StepPlan:
 class RowResult:
     """What became of one row: a token if one was asked for, or an error that concerns this row alone.
 
-    `target_logprobs` has one value per logprob target of the row.
+    `target_logprobs` has one value per logprob target of the row. `is_corrupt` means that what the row wrote into the
+    cache can not be trusted.
     """
 
     token: SampledToken | None = None
     error: str | None = None
+    is_corrupt: bool = False
     target_logprobs: tuple[float, ...] = ()
 
 

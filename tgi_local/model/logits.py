@@ -5,6 +5,7 @@ Order and formulas: TGI (repetition, then frequency), OpenAI's additive penaltie
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from tgi_local.engine.step import StepRow
@@ -45,7 +46,6 @@ def _constrain(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
 def _penalize(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
     device = logits.device
     seen = token_counts([row.history for row in rows], logits.shape[1], device)
-    generated = token_counts([row.history[row.num_prompt_tokens :] for row in rows], logits.shape[1], device)
     lengths = torch.tensor([[float(len(row.history))] for row in rows], device=device)
 
     def column(name: str) -> torch.Tensor:
@@ -55,6 +55,9 @@ def _penalize(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
     penalized = torch.where(logits > 0, logits / repetition, logits * repetition)
     logits = torch.where(seen > 0, penalized, logits)
     logits = logits - column("relative_frequency_penalty") * seen / lengths
+    if not any(row.sampling.frequency_penalty or row.sampling.presence_penalty for row in rows):
+        return logits
+    generated = token_counts([row.history[row.num_prompt_tokens :] for row in rows], logits.shape[1], device)
     return logits - column("frequency_penalty") * generated - column("presence_penalty") * (generated > 0)
 
 
@@ -62,8 +65,10 @@ def token_counts(histories: Sequence[Sequence[int]], vocab_size: int, device: to
     """How often each token occurs in each history: [rows, vocab_size], float32."""
     longest = max((len(history) for history in histories), default=0)
     # Padding counts into one extra column that is cut off.
-    padded = [[*history, *[vocab_size] * (longest - len(history))] for history in histories]
-    ids = torch.tensor(padded, dtype=torch.long, device=device).reshape(len(histories), longest)
+    padded = np.full((len(histories), longest), vocab_size, dtype=np.int64)
+    for row, history in zip(padded, histories, strict=True):
+        row[: len(history)] = history
+    ids = torch.from_numpy(padded).to(device)
     counts = torch.zeros(len(histories), vocab_size + 1, device=device)
     counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
     return counts[:, :vocab_size]

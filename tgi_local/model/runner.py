@@ -131,8 +131,9 @@ def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[fl
         return ()
     count = len(row.logprob_targets)
     targets = torch.tensor(row.logprob_targets, dtype=torch.long, device=logits.device)
-    logprobs = torch.log_softmax(logits[first : first + count], dim=-1)
-    return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
+    scored = logits[first : first + count]
+    # Equal to log_softmax at the targets, without a second tensor of [count, vocabulary].
+    return tuple((scored.gather(1, targets[:, None])[:, 0] - scored.logsumexp(dim=-1)).tolist())
 
 
 def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple[float, ...]) -> RowResult:
@@ -140,7 +141,8 @@ def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple
     if row.is_sampling and token is None:
         what = "values that are not numbers" if row.constraint is None else "no token that the grammar allows"
         error = f"the model produced {what}"
-    return RowResult(token=token, error=error, target_logprobs=target_logprobs)
+    is_corrupt = error is not None and row.constraint is None
+    return RowResult(token, error, is_corrupt, target_logprobs)
 
 
 def build_runner(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tgi_local.constraints import JsonGrammar, RegexGrammar
 from tgi_local.errors import BodyShapeError, ValidationError
-from tgi_local.types import JsonGrammar, RegexGrammar
 
 _KINDS = ("json", "json_object", "json_schema", "regex")
 

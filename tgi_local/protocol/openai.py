@@ -1,21 +1,15 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
 from tgi_local.protocol.grammars import parse_grammar
 from tgi_local.protocol.wire import I32, U32, WireModel
-from tgi_local.types import (
-    GenerationDefaults,
-    GrammarSource,
-    RequestParameters,
-    TextOptions,
-    ToolGrammar,
-    ToolSignature,
-)
+from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
@@ -112,6 +106,8 @@ class ChatRequest(CommonFields):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = True
     response_format: dict[str, Any] | None = None
+    reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
 
     @property
     def offered_tools(self) -> Sequence[Tool]:
@@ -161,6 +157,19 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
         ),
         grammar=grammar,
     )
+
+
+def template_kwargs(body: ChatRequest, reads: Callable[[str], bool]) -> dict[str, Any]:
+    """What the chat template is told: the effort in whichever form it reads, and what the client names itself."""
+    return effort_switches(body.reasoning_effort, reads) | (body.chat_template_kwargs or {})
+
+
+def effort_switches(effort: str | None, reads: Callable[[str], bool]) -> dict[str, Any]:
+    """An effort as the template understands it; a template that reads neither form thinks as it always does."""
+    if effort is None:
+        return {}
+    switches = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {name: value for name, value in switches.items() if reads(name)}
 
 
 def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults) -> RequestParameters:
@@ -232,6 +241,7 @@ def _parameters(
         stop=_stop(body.stop),
         seed=None if body.seed is None else body.seed % 2**64,
         top_n_tokens=top_n_tokens,
+        max_top_n_tokens=MAX_TOP_LOGPROBS,
         prompt_logprobs=prompt_logprobs,
         logit_bias=_logit_bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),

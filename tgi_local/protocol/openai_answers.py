@@ -32,12 +32,14 @@ class Usage:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
 
     def add_prompt(self, request: GenerationRequest) -> None:
         self.prompt_tokens += len(request.prompt_token_ids)
 
     def add_completion(self, index: int, finish: Finish) -> None:
         self.completion_tokens += finish.num_tokens
+        self.reasoning_tokens += finish.num_reasoning_tokens
         # A prompt's other choices share what the first one computes: no news about what was cached before the call.
         if index % self._num_choices == 0:
             self.cached_tokens += finish.num_cached_tokens
@@ -48,7 +50,7 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tgi_local.errors import UnsupportedError, ValidationError
-from tgi_local.protocol.openai import MAX_MESSAGES, NEUTRAL_MODEL_NAMES, ChatRequest
+from tgi_local.protocol.openai import MAX_MESSAGES, NEUTRAL_MODEL_NAMES, ChatRequest, effort_switches
 from tgi_local.protocol.wire import WireModel, parse
 
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -142,12 +142,8 @@ def to_turns(given: str | Iterable[InputItem], earlier: Sequence[Turn] = ()) -> 
 
 
 def template_kwargs(body: PromptFields, reads: Callable[[str], bool]) -> dict[str, Any]:
-    """`reasoning.effort` as the template understands it; a template that reads neither form thinks as it always does."""
-    effort = body.reasoning.effort if body.reasoning is not None else None
-    if effort is None:
-        return {}
-    kwargs = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return {name: value for name, value in kwargs.items() if reads(name)}
+    """`reasoning.effort` as the template understands it."""
+    return effort_switches(body.reasoning.effort if body.reasoning is not None else None, reads)
 
 
 def _append_call(turns: list[Turn], item: InputItem) -> None:

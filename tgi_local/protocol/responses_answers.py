@@ -31,7 +31,6 @@ class ResponseAnswer:
     ) -> None:
         self._keep = keep
         self._num_prompt_tokens = len(native.prompt_token_ids)
-        self._num_reasoning_tokens = 0
         self._num_events = 0
         self._is_item_open = False
         self.output: list[dict[str, Any]] = []
@@ -53,7 +52,6 @@ class ResponseAnswer:
         return [self._event(f"response.{kind}", response=response) for kind in ("created", "in_progress")]
 
     def step(self, event: TextEvent) -> list[Event]:
-        self._num_reasoning_tokens += bool(event.reasoning)
         events = self._add("reasoning", event.reasoning) + self._add("message", event.text)
         for call in event.tool_calls:
             events += self._add_call(call)
@@ -150,7 +148,7 @@ class ResponseAnswer:
             "input_tokens": self._num_prompt_tokens,
             "input_tokens_details": {"cached_tokens": finish.num_cached_tokens, "cache_write_tokens": 0},
             "output_tokens": finish.num_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens},
+            "output_tokens_details": {"reasoning_tokens": finish.num_reasoning_tokens},
             "total_tokens": self._num_prompt_tokens + finish.num_tokens,
         }
 

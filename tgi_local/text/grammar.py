@@ -8,12 +8,13 @@ from typing import Any, Self
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from tgi_local.constraints import GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema, tool_grammar
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_calls import CLOSE_TAG, OPEN_TAG
 from tgi_local.text.tool_grammar import CallTags
-from tgi_local.types import GenerationRequest, GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.types import GenerationRequest
 
 CACHE_SIZE = 64
 MAX_PATTERN_LEN = 16 * 1024

@@ -134,6 +134,8 @@ def _parse_call(body: str, index: int) -> ToolCall | None:
         call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
         arguments = _compact_arguments(call)
         name = call["name"]
+        if not (isinstance(name, str) and _is_unicode(name)):
+            return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return ToolCall(index, name, arguments) if isinstance(name, str) and name else None
