@@ -23,7 +23,7 @@ TIME = ToolCall(1, "get_time", '{"zone":"CET"}')
 
 
 def finish(reason: FinishReason = FinishReason.EOS, stop: str | None = None, cached: int = 0) -> TextEvent:
-    return TextEvent(None, finish=Finish(reason, 7, Timings(0, 0, 0), stop, cached))
+    return TextEvent(None, finish=Finish(reason, 7, Timings(0, 0, 0), stop, cached, num_reasoning_tokens=2))
 
 
 def text(content: str) -> TextEvent:

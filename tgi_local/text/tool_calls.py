@@ -134,11 +134,10 @@ def _parse_call(body: str, index: int) -> ToolCall | None:
         call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
         arguments = _compact_arguments(call)
         name = call["name"]
-        if not (isinstance(name, str) and _is_unicode(name)):
-            return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return ToolCall(index, name, arguments) if isinstance(name, str) and name else None
+    is_name = isinstance(name, str) and name != "" and _is_unicode(name)
+    return ToolCall(index, name, arguments) if is_name else None
 
 
 def _compact_arguments(call: Any) -> str:
