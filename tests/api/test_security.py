@@ -641,3 +641,18 @@ async def test_refusals_never_echo(policy: SecurityPolicy) -> None:
             assert status >= 400 or name in (b"authorization", b"cookie")
             assert canary not in body and len(body) <= 2048
             assert not any(canary in value for value in answer.values())
+
+
+@pytest.mark.parametrize(
+    ("framed", "https", "scope"),
+    [
+        (False, False, "SameSite=Strict"),
+        (False, True, "SameSite=Strict; Secure"),
+        (True, True, "SameSite=None; Secure; Partitioned"),
+    ],
+)
+def test_the_session_survives_the_frame_of_a_space(framed: bool, https: bool, scope: str) -> None:
+    from tgi_local.api.sign_in import session_cookie
+
+    cookie = session_cookie("k", is_https=https, is_framed=framed)
+    assert cookie.endswith(f"; Path=/; HttpOnly; {scope}")

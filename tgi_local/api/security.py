@@ -26,6 +26,7 @@ _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}
 _ORIGIN: Final = re.compile(rb"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 _JSON_TYPE: Final = re.compile(rb"application/([a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
+NOT_FRAMED: Final = "'none'"
 # What the page needs and no more: Gradio's index has its configuration in an inline script, and images come from
 # nowhere but here, whatever a model writes.
 CONTENT_SECURITY_POLICY: Final = (
@@ -48,7 +49,7 @@ class SecurityPolicy:
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 2_000_000
     public_paths: frozenset[str] = frozenset({"/health", "/ping"})
-    frame_ancestors: str = "'none'"
+    frame_ancestors: str = NOT_FRAMED
 
 
 def policy_for(settings: Settings) -> SecurityPolicy:
@@ -60,7 +61,7 @@ def policy_for(settings: Settings) -> SecurityPolicy:
         allowed_origins=tuple(settings.cors_allow_origin),
         max_body_bytes=settings.payload_limit,
         public_paths=frozenset({"/health", "/ping", settings.aip_health_route or "/health"}),
-        frame_ancestors="https://huggingface.co" if settings.is_space else "'none'",
+        frame_ancestors="https://huggingface.co" if settings.is_space else NOT_FRAMED,
     )
 
 
@@ -148,7 +149,8 @@ class SecurityGate:
                 await exchange.respond_page(401, "That is not the key of this server.")
                 return
             is_https = exchange.scope.get("scheme") == "https"
-            cookie = sign_in.session_cookie(self._policy.api_key or "", is_https=is_https)
+            is_framed = self._policy.frame_ancestors != NOT_FRAMED
+            cookie = sign_in.session_cookie(self._policy.api_key or "", is_https=is_https, is_framed=is_framed)
             await exchange.respond(303, [(b"location", b"/"), (b"set-cookie", cookie.encode())])
         elif identity == "none":
             raise Refusal(401, _TEXT_401, "authentication")

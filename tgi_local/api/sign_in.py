@@ -66,10 +66,12 @@ def session_token(api_key: str) -> str:
     return hmac.new(api_key.encode(), _SESSION_LABEL, hashlib.sha256).hexdigest()
 
 
-def session_cookie(api_key: str, *, is_https: bool) -> str:
-    """The `Set-Cookie` value of a browser session."""
-    secure = "; Secure" if is_https else ""
-    return f"{SESSION_COOKIE}={session_token(api_key)}; Path=/; HttpOnly; SameSite=Strict{secure}"
+def session_cookie(api_key: str, *, is_https: bool, is_framed: bool) -> str:
+    """The `Set-Cookie` value of a browser session. In another site's frame, browsers send no SameSite cookie."""
+    scope = "; SameSite=None; Secure; Partitioned" if is_framed else "; SameSite=Strict"
+    if is_https and not is_framed:
+        scope += "; Secure"
+    return f"{SESSION_COOKIE}={session_token(api_key)}; Path=/; HttpOnly{scope}"
 
 
 def session_cookies(cookie_header: bytes) -> list[bytes]:
