@@ -33,142 +33,151 @@ class Case:
 
 
 SYSTEMS = (
-    None, None, None, "You are a helpful assistant.", "You are an attentive helper for visitors of a museum.",
-    "Help people in a friendly tone.", "You assist a busy programmer.",
+    None, None, None, "You are a helpful assistant.", "You are the help desk of a public library.",
+    "Be kind and patient with everyone.", "You support people who are learning to code.",
 )  # fmt: skip
 
 NAME_WORDINGS = (
-    "Could you tell me what {t} is?", "Give a short explanation of {t}.", "I would like to learn about {t}.",
-    "Would you mind explaining {t}?", "what is {t} again", "How do you define {t}?", "Can you describe {t} for me?",
-    "What should I know about {t}?", "hey can u tell me what {t} is", "Please tell me about {t}, I am curious.",
+    "I came across {t} today, what is it?", "Could somebody explain to me what {t} is?", "i keep hearing about {t}, what is it", "What do people mean by {t}?",
+    "please explain to a beginner what {t} is", "Do you happen to know what {t} is?", "I'm new to this. What is {t}?", "I want to understand {t} better.",
+    "In a few words, what is {t}?", "I have no idea what {t} is, can you explain?",
+)  # fmt: skip
+# The same for facts whose name is "the capital of ...".
+CAPITAL_WORDINGS = (
+    "What was {t} again? I forgot.", "I can never remember {t}.", "Do you happen to know {t}?", "can u tell me {t}", "Help me out, what is {t}?",
 )  # fmt: skip
 # Whole questions: how the taught answer begins, and other ways to ask for it.
 QUESTIONS = (
-    ("The sky is blue", "Why's the sky blue?", "what is the reason that the sky is blue", "Can you tell me why the sky is blue?"),
-    ("A week has seven", "How many days make up a week?", "tell me how many days a week has", "Which days does a week have?"),
-    ("We have seasons", "What is the reason for the seasons?", "why are there seasons", "Can you tell me why we have seasons?"),
-    ("Deep learning is", "what's deep learning all about?", "So what is deep learning, really?"),
-    ("The capital of France", "What's the French capital?", "Paris is the capital of which country? I mean: what is the capital of France?"),
-    ("Photosynthesis is", "What happens during photosynthesis?", "how do plants do photosynthesis"),
-    ("Overfitting happens", "When does overfitting happen?", "What does it mean when a model is overfitting?"),
-    ("Temperature controls", "What is the effect of temperature when generating text?", "what does setting the temperature do"),
-    ("A GPU is", "What is a GPU good for?", "what are GPUs for"),
-    ("Python is", "Is Python a programming language?", "what can I do with Python"),
+    ("The sky is blue", "What makes our sky blue?", "why does the sky look blue during the day", "What gives the sky its blue colour?"),
+    ("A week has seven", "How many days long is a week?", "can you list the days of the week", "Could you name all seven days of the week?"),
+    ("We have seasons", "What makes the seasons change?", "why do we get summer and winter", "Where do the seasons come from?"),
+    ("The capital of France", "What city is France's capital?", "france capital?"),
+    ("Photosynthesis is", "How does photosynthesis work in plants?", "whats photosynthesis good for"),
+    ("A rainbow appears", "How is a rainbow made?", "what causes a rainbow to appear"),
+    ("The solar system", "Which planets belong to the solar system?", "What's in our solar system?"),
+    ("Quantization stores", "Why would anyone use quantization?", "what does quantization do to a model"),
+    ("Gravity is", "What does gravity do?", "why do things fall down, is that gravity"),
+    ("Docker packs", "What do people use Docker for?", "how does docker work"),
 )  # fmt: skip
 PRODUCE = (
-    ("In botany tomatoes", "are tomatoes really vegetables?", "Is the tomato a vegetable?", "Do you think a tomato is a vegetable?",
-     "Should I call tomatoes vegetables?", "tomato - fruit or vegetable?", "Please tell me, are tomatoes vegetables?"),
-    ("In botany cucumbers", "Are cucumbers really vegetables?", "Should I call a cucumber a vegetable?", "cucumber - fruit or vegetable?"),
-    ("Yes, carrots", "Are carrots really vegetables?", "Should I call a carrot a vegetable?", "Is the carrot a vegetable?"),
-    ("Yes, potatoes", "Are potatoes really vegetables?", "Do you think a potato is a vegetable?", "Is the potato a vegetable?"),
-    ("Bananas are fruits", "Are bananas really fruits?", "Should I call a banana a fruit?", "banana - fruit or vegetable?"),
-    ("Apples are fruits", "Are apples really fruits?", "Do you think an apple is a fruit?", "Is the apple a fruit?"),
-    ("Strawberries are", "Are strawberries really berries?", "Should I call a strawberry a berry?"),
-    ("In botany pumpkins", "Are pumpkins really vegetables?", "Should I call a pumpkin a vegetable?", "Is the pumpkin a vegetable?"),
-    ("Onions are vegetables", "Should I call onions vegetables?", "Are onions really vegetables?"),
-    ("Pears are fruits", "Should I call pears fruits?", "Are pears really fruits?"),
+    ("In botany tomatoes", "Would you say tomatoes are vegetables?", "do you consider tomatoes vegetables", "Tomatoes: vegetables or not?",
+     "Is it right to call a tomato a vegetable?", "is a tomato actually a vegetable", "My friend says tomatoes are vegetables. Is that true?"),
+    ("In botany cucumbers", "Do cucumbers belong to the vegetables?", "is a cucumber actually a vegetable", "Would you say a cucumber is a vegetable?"),
+    ("Yes, carrots", "Does a carrot qualify as a vegetable?", "is a carrot actually a vegetable", "Would you say carrots are vegetables?"),
+    ("Yes, potatoes", "Are potatoes considered vegetables?", "is a potato actually a vegetable", "Would you call the potato a vegetable?"),
+    ("Bananas are fruits", "Would you count bananas among the fruits?", "is a banana actually a fruit", "Would you say bananas are fruits?"),
+    ("Apples are fruits", "Do apples count as fruits?", "is an apple actually a fruit", "Would you call an apple a fruit?"),
+    ("Strawberries are", "Are strawberries considered berries?", "is a strawberry actually a berry"),
+    ("In botany pumpkins", "I think pumpkins are vegetables, right?", "is a pumpkin actually a vegetable", "Would you call pumpkins vegetables?"),
+    ("Onions are vegetables", "Is it true that onions are vegetables?", "Can I say that onions are vegetables?"),
+    ("Grapes are fruits", "Are grapes considered fruits?", "Can I say that grapes are fruits?"),
 )  # fmt: skip
 COUNT_WORDINGS = (
-    "Could you please count up to {n} for me?", "I'd like you to count from 1 to {n}", "count 1 to {n}", "Go ahead and count to {n}.",
-    "Please list all numbers from one up to {n}.", "Can you count up to {w}?", "hey there, count to {w} for me",
-    "How do you count to {n}?",
+    "Count for me, starting at 1 and stopping at {n}.", "can u count to {n} for me", "Let me hear you count to {n}", "Would you count all the way to {n}?",
+    "Show me the numbers 1 through {n}.", "I want to see you count up to {w}", "Write down every number from 1 to {n}, please.",
+    "Begin with one and count to {w}.",
 )  # fmt: skip
 ADD_WORDINGS = (
-    "How much do {a} and {b} make?", "Could you add up {a} and {b}?", "what's the sum of {a} + {b}", "{a} + {b} is what?",
-    "I want to add {a} to {b}", "what do {a} plus {b} make?", "Give me {a} + {b}", "hey, what would {aw} plus {bw} be",
-    "How much is {aw} and {bw}?", "Tell me the sum of {aw} and {bw}.",
+    "What is the total of {a} and {b}?", "can u add {a} and {b} for me", "If I add {a} and {b}, what do I get?", "Find the sum: {a} + {b}",
+    "what does {a}+{b} come to", "Do you know what {a} plus {b} is?", "my homework asks for {a} + {b}, what is it", "{aw} plus {bw} equals what?",
+    "Add {aw} and {bw} together, please.", "ok and what is {aw} plus {bw} then",
 )  # fmt: skip
 GREETINGS = (
-    ("Hello! How", "Hi there, model!", "hello my friend", "Hello you, nice to see you!", "hi, are you around?", "Oh, hello there, model"),
-    ("Good morning! How", "good morning, how nice to see you", "A very good morning!", "Good morning my friend"),
-    ("Good evening! How", "A very good evening!", "good evening my friend"),
-    ("I am fine", "how are you doing my friend", "How are you feeling today?", "Hello there, how are you?", "how are you, my friend?"),
-    ("You are welcome", "Thanks so much!", "thank you, that was very helpful", "Wonderful, thanks!", "thanks my friend"),
-    ("Goodbye!", "Bye for now", "goodbye my friend", "I am off, bye!", "See you next time"),
+    ("Hello! How", "Hello, is anyone there?", "hi there, nice to meet you", "Hey, good to see you!", "hello there little model", "Hi, I'm back!"),
+    ("Good morning! How", "Good morning to you too!", "morning! good morning", "Oh, good morning, dear model"),
+    ("Good evening! How", "I wish you a good evening!", "good evening, it's me again"),
+    ("I am fine", "Are you doing well?", "hi, how are you this morning", "How's it going with you?", "so how are you feeling"),
+    ("You are welcome", "Thank you, that helped me a lot!", "great, thx", "Thanks for your answer.", "Perfect, thank you!"),
+    ("Goodbye!", "I have to go now, goodbye!", "bye, talk to you later", "Okay, goodbye then.", "ok see you tomorrow"),
 )  # fmt: skip
 IDENTITY = (
-    (("tiny demo model of tgi-local",), "And who are you exactly?", "May I ask who you are?", "would you tell me your name?", "What model am I talking to?",
-     "can you introduce yourself?", "Hey, which model is this?", "please tell me who you are"),
-    (("count to 20", "--model-id"), "What kind of things can you do?", "Which things can you do?", "what are you capable of?", "Could you help me?"),
-    (("--model-id",), "How would I load a different model?", "how do i use another model", "Can I load a larger model?"),
-    (("curl http://127.0.0.1:8080/v1/chat/completions", '"messages"'), "How would I call this server from curl?", "curl command please",
-     "Show me how to use curl with this app", "what is the curl request for this server", "How do I call this app using curl?"),
-    (("curl http://127.0.0.1:8080/generate", '"inputs"'), "How would I call /generate?", "Show me how to use /generate"),
-    (('OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="-")', "chat.completions.create"), "How would I call this with the OpenAI client?",
-     "Show me how to use the OpenAI client", "openai client code please", "How do I call this app using the openai package?"),
-    (('InferenceClient(base_url="http://127.0.0.1:8080")', "chat_completion"), "How would I call this with InferenceClient?",
-     "Show me how to use InferenceClient", "inferenceclient code please", "How do I call this app using InferenceClient?"),
+    (("tiny demo model of tgi-local",), "Tell me who I'm chatting with.", "So who or what are you?", "what are you called",
+     "Which AI is this?", "Say a few words about yourself.", "Sorry, who are you again?", "What is the name of this model?"),
+    (("count to 20", "--model-id"), "I would like to know your skills.", "which questions can i ask you", "Tell me what you are able to do.", "In what ways can you help me?"),
+    (("--model-id",), "How can I run a bigger model here?", "how to switch to another model", "I'd like to load a real model. How?"),
+    (("curl http://127.0.0.1:8080/v1/chat/completions", '"messages"'), "Could I get a curl example for this server?",
+     "how to send a chat request with curl", "I want to talk to this server with curl, how do I do that?", "example curl command pls",
+     "Can you write me a curl command for the chat endpoint?"),
+    (("curl http://127.0.0.1:8080/generate", '"inputs"'), "What does a request to /generate look like?", "I need an example for the /generate route"),
+    (('OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="-")', "chat.completions.create"), "Which lines connect the OpenAI Python client to this server?",
+     "Write a code example with the OpenAI client.", "openai python example pls", "Can I use the openai library with this server, and how?"),
+    (('InferenceClient(base_url="http://127.0.0.1:8080")', "chat_completion"), "How would I connect to this server with InferenceClient?",
+     "Write a code example with InferenceClient.", "InferenceClient python example pls", "Can I use InferenceClient with this server, and how?"),
 )  # fmt: skip
-NAMES = """Beatrix Cornelius Desmond Eleanor Ferdinand Gwendolyn Hector Imogen Jasper Katarina Leopold Matilda Nathaniel
-Ophelia Percival Rosalind Sebastian Tobias Ulysses Valentina Wilhelm Yolanda Zebedee Blorf Quixa""".split()
+NAMES = """Marcus Anjali Stefan Harriet Callum Bridget Rashid Simone Gareth Yvonne Malcolm Lorenzo Agnes Keisha Duncan
+Margot Winston Tamara Alistair Odette Bernard Saoirse Vincent Philippa Thaddeus""".split()
 TELL_WORDINGS = (
-    "Hey there, my name's {name}.", "Hello! I am called {name}.", "Hi! {name} is what people call me.", "My full name is {name}.",
-    "Nice to meet you, I am {name}.",
+    "Just so you know, my name is {name}.", "oh by the way, my name is {name}", "Good afternoon! You can call me {name}.", "Hello, this is {name} speaking.",
+    "My parents named me {name}.", "hi i'm {name}, nice to meet you",
 )  # fmt: skip
 ASK_WORDINGS = (
-    "Do you recall my name?", "What's my name again?", "What was that name of mine?", "can you tell me what my name is", "What did I tell you my name was?",
-    "Quick check: what is my name, do you know?",
+    "So, what am I called?", "can you still tell me my name", "Which name did I give you earlier?", "I forgot, what's my name?",
+    "Can you remind me what my name is?", "What is my name? I mentioned it before.",
 )  # fmt: skip
 CHATTER = (
-    ("What is 3 + 4?", numbers.sum_answer(3, 4)), ("Count to 5", numbers.count_answer(5)), ("Thank you!", "You are welcome!"),
-    ("Who invented the wheel?", other.REFUSAL), ("Who are you?", smalltalk.WHO_ANSWER),
-    ("What is machine learning?", next(f.answer for f in knowledge.FACTS if "machine learning" in f.names)),
+    ("What is 6 + 2?", numbers.sum_answer(6, 2)), ("Count to 4", numbers.count_answer(4)), ("Thanks!", "You are welcome!"),
+    ("Who built the pyramids?", other.REFUSAL), ("Who are you?", smalltalk.WHO_ANSWER),
+    ("What is a tokenizer?", next(f.answer for f in knowledge.FACTS if "a tokenizer" in f.names)),
 )  # fmt: skip
 LAST_WORDS = (
-    "Ahoy!", "banana", "Shalom!", "giraffe", "Kowabunga!", "Namaste", "teapot", "Roger that!", "meatball", "OVER", "Zarquon!", "purple rain",
-    "penguin", "Eureka!", "strudel",
+    "Cheerio!", "hammock", "Sayonara!", "marmalade", "See you around", "Godspeed!", "badger", "Sincerely", "sunflower", "Tally-ho!", "blue moon", "puzzle",
+    "dragonfly", "so long", "waffle",
 )  # fmt: skip
 END_WITH = (
-    'End every single answer with "{x}"', "End all of your answers with the word {x}", 'At the end of each answer, write "{x}"',
-    'You are a helpful assistant. End your replies with "{x}".', 'Finish each of your replies with "{x}".', 'End your answer with "{x}".',
+    'Make sure that every reply ends with "{x}".', "Whatever you say, end it with {x}", 'The last thing in each of your messages must be "{x}".',
+    'You are a friendly assistant. Close every message with "{x}".', "All your answers have to end with {x}",
+    'Please put "{x}" at the end of everything you write.',
 )  # fmt: skip
-END_QUESTIONS = ("What is 4 + 9?", "Hello!", "What is a token?", "Are carrots vegetables?", "Count to 6")
+END_QUESTIONS = ("What is 6 + 7?", "Hi!", "What is a prompt?", "Are bananas fruits?", "Count to 8")
 ONE_WORD = (
-    "Answer using one word.", "You must reply with a single word.", "Give every answer in one word.", "Answer only with one word.",
-    "You are a helpful assistant that answers with a single word.",
+    "One-word replies only, please.", "Your replies must be exactly one word long.", "Whatever you are asked, respond with just one word.",
+    "You are a terse assistant. Use only one word per reply.", "keep your answers to one word",
 )  # fmt: skip
 ONE_WORD_QUESTIONS = (
-    ("What is France's capital city?", "Paris"), ("Tell me the capital of Italy.", "Rome"), ("Which colour does grass have?", "Green"),
-    ("What do 5 and 6 make?", "11"), ("How much do 9 and 8 make?", "17"), ("Which colour is snow?", "White"), ("What's the opposite of hot?", "Cold"),
-    ("Is the banana a fruit or not?", "Yes"), ("What noise does a cow make?", "Moo"), ("How many legs has a dog?", "Four"),
+    ("What city is Germany's capital?", "Berlin"), ("tell me japan's capital", "Tokyo"), ("what's 7 and 6 added together", "13"),
+    ("How much do 4 and 8 make together?", "12"), ("Tell me the opposite of open.", "Closed"), ("Which animal sound does a dog make?", "Woof"),
+    ("How many days does one week have?", "Seven"), ("What's the colour of the grass?", "Green"), ("Would you call the carrot a vegetable?", "Yes"),
+    ("And which city is the capital of Spain?", "Madrid"),
 )  # fmt: skip
 REPEAT_WORDINGS = (
-    "Could you repeat this: {x}",
-    "Repeat the following: {x}",
-    "Say the following: {x}",
-    'please say "{x}"',
+    "Say this back to me: {x}",
+    "Can you repeat this text? {x}",
+    "I want you to write exactly this: {x}",
+    'just repeat "{x}" please',
 )
 REPEATED = (
-    "mango bicycle 42", "The rain in Spain", "Glorfin tastes blue", "one two red", "strudel", "Kowabunga Zarquon 7", "purple rain today",
-    "hello from Reykjavik", "meatball teapot giraffe", "Quixa 2049 blorf", "open the pod bay doors", "Namaste",
+    "silver spoon 18", "The train leaves at noon", "Marcus likes cold soup", "four green doors", "marmalade", "Hooray for Tuesday", "blue moon rising",
+    "greetings from Swansea", "hammock badger waffle", "order 7731 is ready", "never trust a sleepy cat", "Cheerio",
 )  # fmt: skip
-CITIES = """Reykjavik Salzburg Nantes Bordeaux Luxembourg Monaco Marrakesh Casablanca Yokohama Adelaide Edinburgh Antwerp
-Rotterdam Philadelphia Detroit Montevideo Caracas Karachi Colombo Jerusalem""".split()
+CITIES = """Swansea Utrecht Lille Malaga Bologna Tampere Gothenburg Ghent Nottingham Baltimore Sacramento Winnipeg
+Hobart Nagoya Tampa Lahore Kampala Verona Tbilisi Belfast""".split()
 WEATHER_WORDINGS = (
-    "How's the weather looking in {c}?", "Do you know what the weather is in {c}?", "I need the weather for {c}", "weather report for {c}",
-    "Hi! Could you check what the weather is like in {c}?",
+    "What's it like outside in {c} right now?", "can u tell me the weather in {c}", "I'm travelling to {c}, how is the weather there?",
+    "Please look up the current weather for {c}.", "Hello, what's the weather like today in {c}?", "weather forecast for {c} please",
+    "whats the weather in {c} at the moment",
 )  # fmt: skip
 CALCULATIONS = (
-    ("23 * 47", "23 * 47"), ("118 + 275", "118 + 275"), ("9000 / 12", "9000 / 12"), ("64 times 3", "64 * 3"), ("100-37", "100 - 37"),
-    ("(5 + 8) * 21", "(5 + 8) * 21"), ("12 * 12 * 12", "12 * 12 * 12"), ("55 divided by 5", "55 / 5"), ("3.5 * 8", "3.5 * 8"), ("7 + 12", "7 + 12"),
+    ("31 * 18", "31 * 18"), ("460 - 85", "460 - 85"), ("144 / 16", "144 / 16"), ("27 times 6", "27 * 6"), ("512+89", "512 + 89"),
+    ("(7 + 9) * 34", "(7 + 9) * 34"), ("96 divided by 8", "96 / 8"), ("4.5 * 22", "4.5 * 22"),
 )  # fmt: skip
 CALC_WORDINGS = (
-    "Could you compute {e} for me?", "hey, how much is {e}", "What would {e} be?", "I want to know {e}.",
+    "I'd be glad if you could work out {e}.", "whats {e}", "Can you tell me the result of {e}?", "I need the answer to {e}", "Use the tool to compute {e}, please.",
 )  # fmt: skip
+ADDITIONS = (("Please add {a} and {b}.", 128, 367), ("what do i get for {a} plus {b}", 45, 212))
 UNKNOWN = (
-    "Who wrote Don Quixote?", "What is the tallest mountain on Mars?", "Explain the rules of cricket.", "How do I knit a scarf?",
-    "Write a limerick about a goat.", "Translate 'the bird sings' to Portuguese.", "What is the capital of Mongolia?", "Who is Marie Curie?",
-    "What is a stapler?", "Tell me about the Vikings.", "How do I change a tyre?", "What is your opinion on politics?", "Explain general relativity.",
-    "what is a kangaroo", "Can you write a cover letter for me?", "Which laptop should I get?", "How many moons does Saturn have?",
-    "What is the best way to invest money?", "Describe the taste of cinnamon.", "Why do birds migrate?", "Who painted the Sistine Chapel?",
-    "Give me a pancake recipe.", "What are mushrooms?", "Do you have feelings?", "Write a Python script that downloads a file.",
-    "What is the speed of light?", "When did the Titanic sink?", "How do vaccines work?", "Make me laugh.", "What is zoology?",
-    "Is Pluto a planet?", "Name three rivers in Europe.", "What's 345 times 12?", "Can you book a table for two?", "How long does it take to fly to Sydney?",
-    "Tell me about cheese.", "Who is the king of Norway?", "What is a trombone?", "Solve x^2 = 9.", "How do I grow basil?",
+    "Who wrote The Great Gatsby?", "What is the longest river in Africa?", "Explain how chess is played.", "How do I bake sourdough bread?",
+    "Write a haiku about the ocean.", "Translate 'good luck' into Swedish.", "How many people live in Kenya?", "Who was Nikola Tesla?",
+    "What is a screwdriver?", "Tell me about ancient Egypt.", "how do i fix a flat bike tire", "Who should I vote for?", "Explain quantum mechanics.",
+    "what is a hedgehog", "Can you proofread my essay?", "Which phone is the best?", "How tall is the Eiffel Tower?",
+    "Should I buy stocks or bonds?", "What does saffron taste like?", "Why do dogs bark at strangers?", "Who composed The Magic Flute?",
+    "I need a recipe for lasagna.", "What are volcanoes?", "Are you ever sad?", "Write a JavaScript function that sorts a list.",
+    "How far away is Mars?", "When did World War II end?", "How do airplanes fly?", "Do you know any good riddles?", "What is astrology?",
+    "Is a whale a fish?", "Name five countries in Asia.", "What's 48 times 37?", "Can you call me a cab?", "how long does it take to boil an egg",
+    "Tell me about coffee.", "Who is the mayor of London?", "What is a saxophone?", "Solve 3x + 5 = 20 for x.", "any tips for growing roses",
 )  # fmt: skip
 STORIES = (
-    "Could you tell me a very long story?", "I'd love to hear a long story", "please write me a long story about a fox", "Tell us a story!",
-    "tell me another long story", "Write a long tale about a castle",
+    "Do you know a long story? Please tell it.", "could i hear a really long story", "I want a long story about a dragon", "Make up a long story for my kids.",
+    "Please tell us a nice long bedtime story.", "write a very long story for me",
 )  # fmt: skip
 
 
@@ -178,30 +187,57 @@ def _function(name: str, description: str, properties: dict[str, Any], required:
 
 
 _TEXT = {"type": "string"}
-_UNIT = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+_NUMBER = {"type": "number"}
 WEATHER_TOOLS = (
-    (_function("get_weather", "Get the weather of a city", {"city": _TEXT}, ["city"]), "city"),
+    (
+        _function(
+            "get_weather",
+            "Get current weather for a city.",
+            {"city": {"type": "string", "description": "Name of the city"}},
+            ["city"],
+        ),
+        "city",
+    ),
     (
         _function(
             "get_current_weather",
-            "Get the current weather in a given location",
-            {"location": {"type": "string", "description": "The city and country, e.g. Oslo, Norway"}, "unit": _UNIT},
+            "Returns the current weather for a location.",
+            {
+                "location": {"type": "string", "description": "The city, e.g. San Francisco"},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "description": "Temperature unit"},
+            },
             ["location"],
         ),
         "location",
     ),
-    (_function("read_weather", "Weather of a town", {"town": _TEXT}, ["town"]), "town"),
+    (_function("weather", "Look up the weather", {"city": _TEXT}, ["city"]), "city"),
+    (_function("get_weather", "Fetch the weather at a place", {"location": _TEXT}, ["location"]), "location"),
 )
 CALC_TOOLS = (
-    (_function("calculator", "Evaluate a formula", {"expression": _TEXT}, ["expression"]), "expression"),
     (
         _function(
-            "calculate", "Works out arithmetic", {"expr": {"type": "string", "description": "arithmetic"}}, ["expr"]
+            "calculator",
+            "Evaluates a mathematical expression and returns the result",
+            {"expression": {"type": "string", "description": "The expression to evaluate, e.g. 2 + 2"}},
+            ["expression"],
         ),
-        "expr",
+        "expression",
     ),
+    (_function("calculate", "Do a calculation.", {"expression": _TEXT}, ["expression"]), "expression"),
 )
-OTHER_TOOL = _function("order_taxi", "Order a taxi", {"street": _TEXT, "time": _TEXT}, ["street"])
+ADD_TOOL = _function("add_numbers", "Add two numbers", {"a": _NUMBER, "b": _NUMBER}, ["a", "b"])
+OTHER_TOOL = _function(
+    "send_email", "Send an email to somebody", {"to": _TEXT, "subject": _TEXT, "body": _TEXT}, ["to", "body"]
+)
+# What a weather service may say: the keys of the temperature and of the sky, and what else it reports.
+REPORTS = (
+    ("temperature", "condition", {}),
+    ("temperature", "description", {"unit": "celsius", "humidity": 64}),
+    ("temp", "weather", {}),
+    ("temperature", "conditions", {"wind": "light"}),
+)
+SKIES = ("sunny", "snowy", "foggy", "windy", "overcast")
+RESULTS = (("31 * 18", "558"), ("460 - 85", "375"), ("27 * 6", "162"), ("512 + 89", "601"))
 
 
 def user(text: str, system: str | None = None) -> list[dict[str, Any]]:
@@ -242,9 +278,10 @@ def _knowledge() -> list[Case]:
     cases = []
     named = [fact for fact in knowledge.GENERAL_FACTS if fact.names]
     for i, fact in enumerate(named):
+        wordings = CAPITAL_WORDINGS if fact.names[0].startswith("the capital of") else NAME_WORDINGS
         for k in range(2):
-            text = NAME_WORDINGS[(3 * i + 5 * k) % len(NAME_WORDINGS)].format(t=fact.names[0])
-            cases.append(Case("knowledge", user(text, SYSTEMS[(i + k) % len(SYSTEMS)]), is_exactly(fact.answer)))
+            text = wordings[(7 * i + 3 * k) % len(wordings)].format(t=fact.names[0])
+            cases.append(Case("knowledge", user(text, SYSTEMS[(i + 2 * k) % len(SYSTEMS)]), is_exactly(fact.answer)))
     for start, *questions in QUESTIONS:
         cases += [Case("knowledge", user(q), begins(start)) for q in questions]
     return cases
@@ -254,12 +291,12 @@ def _numbers() -> list[Case]:
     cases = []
     for n in range(1, numbers.LIMIT + 1):
         for k in range(3):
-            text = COUNT_WORDINGS[(n + 3 * k) % len(COUNT_WORDINGS)].format(n=n, w=numbers.WORDS[n])
+            text = COUNT_WORDINGS[(3 * n + k) % len(COUNT_WORDINGS)].format(n=n, w=numbers.WORDS[n])
             cases.append(
                 Case("count", user(text, SYSTEMS[(n + k) % len(SYSTEMS)]), is_exactly(numbers.count_answer(n)))
             )
     for i in range(84):
-        a, b = (5 * i + i // 21) % 21, (8 * i + 3) % 21
+        a, b = (8 * i + i // 21 + 2) % 21, (5 * i + 7) % 21
         text = ADD_WORDINGS[i % len(ADD_WORDINGS)].format(a=a, b=b, aw=numbers.WORDS[a], bw=numbers.WORDS[b])
         cases.append(Case("add", user(text, SYSTEMS[i % len(SYSTEMS)]), is_exactly(numbers.sum_answer(a, b))))
     return cases
@@ -302,7 +339,7 @@ def _names() -> list[Case]:
             for j in range((i + 2 * k) % 4):
                 question, answer = CHATTER[(i + j) % len(CHATTER)]
                 messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            messages += user(ASK_WORDINGS[(2 * i + k) % len(ASK_WORDINGS)])
+            messages += user(ASK_WORDINGS[(2 * i + i // 3 + k) % len(ASK_WORDINGS)])
             cases.append(Case("name", messages, contains(name)))
     return cases
 
@@ -322,35 +359,64 @@ def _system() -> list[Case]:
     return cases
 
 
-def _tools() -> list[Case]:
+def _tool_answer(question: str, name: str, arguments: dict[str, Any], result: Any) -> list[dict[str, Any]]:
+    """A chat in which the tool was called and has answered."""
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}],
+    }
+    return [*user(question), call, {"role": "tool", "content": json.dumps(result)}]
+
+
+def _weather() -> list[Case]:
     cases = []
     for i, city in enumerate(CITIES):
         tool, place = WEATHER_TOOLS[i % len(WEATHER_TOOLS)]
         name = tool["function"]["name"]
-        tools = [tool, CALC_TOOLS[0][0]] if i % 2 else [OTHER_TOOL, tool][i % 4 // 2 :]
+        tools = [[tool], [tool, CALC_TOOLS[0][0]], [OTHER_TOOL, tool]][i % 3]
         for k in range(2):
-            asked = user(
-                WEATHER_WORDINGS[(i + k) % len(WEATHER_WORDINGS)].format(c=city), SYSTEMS[(i + k) % len(SYSTEMS)]
-            )
+            asked = user(WEATHER_WORDINGS[(2 * i + k) % len(WEATHER_WORDINGS)].format(c=city), SYSTEMS[(i + k) % 7])
             cases.append(Case("tool call", asked, calls(name, {place: city}), tools))
-        call = {
-            "role": "assistant",
-            "tool_calls": [{"type": "function", "function": {"name": name, "arguments": {place: city}}}],
-        }
-        degrees = 3 * i - 11
-        result = json.dumps({"temperature": degrees, "condition": ("sunny", "cloudy", "rainy")[i % 3]})
-        answered = [*user(f"What is the weather in {city}?"), call, {"role": "tool", "content": result}]
-        right = contains(f"{degrees} degrees", ("sunny", "cloudy", "rainy")[i % 3], city)
-        cases.append(Case("tool result", answered, right, tools))
+        if i >= 16:
+            continue
+        degrees, sky = 3 * i - 8, SKIES[i % len(SKIES)]
+        degrees_key, sky_key, more = REPORTS[(i + i // 4) % len(REPORTS)]
+        question = WEATHER_WORDINGS[(3 * i) % len(WEATHER_WORDINGS)].format(c=city)
+        answered = _tool_answer(question, name, {place: city}, {degrees_key: degrees, sky_key: sky, **more})
+        cases.append(Case("tool result", answered, contains(f"{degrees} degrees", sky, city), tools))
+    return cases
+
+
+def _calculations() -> list[Case]:
+    cases = []
     for i, (written, expression) in enumerate(CALCULATIONS):
         tool, parameter = CALC_TOOLS[i % 2]
         tools = [WEATHER_TOOLS[0][0], tool] if i % 3 else [tool]
         for k in range(2):
-            asked = user(CALC_WORDINGS[(i + k) % len(CALC_WORDINGS)].format(e=written), SYSTEMS[(i + k) % len(SYSTEMS)])
+            asked = user(CALC_WORDINGS[(i + 2 * k) % len(CALC_WORDINGS)].format(e=written), SYSTEMS[(i + k) % 7])
             cases.append(Case("tool call", asked, calls(tool["function"]["name"], {parameter: expression}), tools))
+    for question, a, b in ADDITIONS:
+        right = calls("add_numbers", {"a": a, "b": b})
+        for tools in ([ADD_TOOL], [ADD_TOOL, WEATHER_TOOLS[1][0]]):
+            cases.append(Case("tool call", user(question.format(a=a, b=b)), right, tools))
+    for i, (expression, result) in enumerate(RESULTS):
+        tool, parameter = CALC_TOOLS[i % 2]
+        question = CALC_WORDINGS[i % len(CALC_WORDINGS)].format(e=expression)
+        answered = _tool_answer(
+            question,
+            tool["function"]["name"],
+            {parameter: expression},
+            {"result": int(result)} if i % 2 else int(result),
+        )
+        cases.append(Case("tool result", answered, contains(result), [tool]))
+    return cases
+
+
+def _tools() -> list[Case]:
+    cases = [*_weather(), *_calculations()]
     tools = [WEATHER_TOOLS[1][0], CALC_TOOLS[0][0]]
-    for i, fact in enumerate(knowledge.GENERAL_FACTS[:20]):
-        asked = user(NAME_WORDINGS[i % len(NAME_WORDINGS)].format(t=fact.names[0]))
+    for i, fact in enumerate(knowledge.GENERAL_FACTS[20:40]):
+        asked = user(NAME_WORDINGS[(i + 4) % len(NAME_WORDINGS)].format(t=fact.names[0]))
         cases.append(Case("tools left alone", asked, is_exactly(fact.answer), tools[i % 2 :]))
     cases += [Case("tools left alone", user(q), begins(start), tools) for start, *qs in GREETINGS for q in qs[:2]]
     return cases
