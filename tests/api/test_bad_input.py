@@ -40,7 +40,9 @@ BODIES = {
 
 
 def post(server: Server, path: str, content: bytes) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", content=content, headers={"content-type": "application/json"}, timeout=30)
+    return server.client.post(
+        f"{server.url}{path}", content=content, headers={"content-type": "application/json"}, timeout=30
+    )
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -77,7 +79,7 @@ def test_hostile_body(tiny_server: Server, path: str, name: str) -> None:
         assert 400 <= response.status_code < 500, response.text
     assert len(response.content) <= 2048
     assert CANARY not in response.text
-    assert httpx.get(f"{tiny_server.url}/health").status_code == 200
+    assert tiny_server.client.get(f"{tiny_server.url}/health").status_code == 200
 
 
 def test_smallest_inputs(tiny_server: Server) -> None:
@@ -99,7 +101,9 @@ def test_body_over_the_limit(tiny_server: Server) -> None:
 
 
 def test_wrong_content_type(tiny_server: Server) -> None:
-    response = httpx.post(f"{tiny_server.url}/generate", content=b"{}", headers={"content-type": "text/plain"})
+    response = tiny_server.client.post(
+        f"{tiny_server.url}/generate", content=b"{}", headers={"content-type": "text/plain"}
+    )
     assert response.status_code == 415
     assert response.text == "Expected request with `Content-Type: application/json`"
 

@@ -12,7 +12,7 @@ JSON = {"content-type": "application/json"}
 
 
 def post(server: Server, path: str, body: Any, **kwargs: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=60, **kwargs)
+    return server.client.post(f"{server.url}{path}", json=body, timeout=60, **kwargs)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def test_chat_tokenize(tiny_server: Server) -> None:
 
 
 def test_info(tiny_server: Server) -> None:
-    info = httpx.get(f"{tiny_server.url}/info").json()
+    info = tiny_server.client.get(f"{tiny_server.url}/info").json()
     assert info["max_total_tokens"] == 4096 and info["max_input_tokens"] == 4095 == info["max_input_length"]
     assert info["model_pipeline_tag"] == "text-generation" and info["max_concurrent_requests"] == 128
     assert {"model_id", "model_sha", "router", "version", "sha", "docker_label", "max_best_of"} <= info.keys()
@@ -167,9 +167,9 @@ def test_info(tiny_server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/"])
 def test_health_is_empty(tiny_server: Server, path: str) -> None:
-    response = httpx.get(f"{tiny_server.url}{path}")
+    response = tiny_server.client.get(f"{tiny_server.url}{path}")
     assert response.status_code == 200 and response.content == b""
-    assert httpx.head(f"{tiny_server.url}{path}").status_code == 200
+    assert tiny_server.client.head(f"{tiny_server.url}{path}").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -251,18 +251,18 @@ def test_empty_inputs(tiny_server: Server) -> None:
     ],
 )
 def test_parse_errors_are_plain_text(tiny_server: Server, content: bytes, status: int, start: str) -> None:
-    response = httpx.post(f"{tiny_server.url}/generate", content=content, headers=JSON)
+    response = tiny_server.client.post(f"{tiny_server.url}/generate", content=content, headers=JSON)
     assert response.status_code == status
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.text.startswith(start)
 
 
 def test_unknown_paths_and_wrong_methods_have_empty_bodies(tiny_server: Server) -> None:
-    missing = httpx.get(f"{tiny_server.url}/nothing")
+    missing = tiny_server.client.get(f"{tiny_server.url}/nothing")
     assert missing.status_code == 404 and missing.content == b""
-    wrong = httpx.get(f"{tiny_server.url}/generate")
+    wrong = tiny_server.client.get(f"{tiny_server.url}/generate")
     assert wrong.status_code == 405 and wrong.content == b"" and wrong.headers["allow"] == "POST"
-    assert httpx.get(f"{tiny_server.url}/generate/").status_code == 404
+    assert tiny_server.client.get(f"{tiny_server.url}/generate/").status_code == 404
 
 
 @pytest.mark.parametrize(

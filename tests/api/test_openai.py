@@ -12,11 +12,15 @@ HI = [{"role": "user", "content": "hi"}]
 
 
 def chat(server: Server, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 6, **body}, timeout=60)
+    return server.client.post(
+        f"{server.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 6, **body}, timeout=60
+    )
 
 
 def complete(server: Server, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/completions", json={"prompt": "count", "max_tokens": 6, **body}, timeout=60)
+    return server.client.post(
+        f"{server.url}/v1/completions", json={"prompt": "count", "max_tokens": 6, **body}, timeout=60
+    )
 
 
 def chunks(response: httpx.Response) -> list[dict[str, Any]]:
@@ -30,7 +34,7 @@ def test_chat_object(tiny_server: Server) -> None:
     response = chat(tiny_server, temperature=0, model="tgi")
     answer = response.json()
     assert answer["object"] == "chat.completion" and answer["id"].startswith("chatcmpl-")
-    assert answer["model"] == httpx.get(f"{tiny_server.url}/info").json()["model_id"]
+    assert answer["model"] == tiny_server.client.get(f"{tiny_server.url}/info").json()["model_id"]
     assert answer["system_fingerprint"].endswith("-native") and answer["created"] > 1_700_000_000
     (choice,) = answer["choices"]
     assert choice["finish_reason"] == "length" and choice["logprobs"] is None and choice["index"] == 0
@@ -116,9 +120,9 @@ def test_template_switches(tiny_server: Server) -> None:
 
 def test_a_page_does_not_answer_for_the_api(demo_server: Server) -> None:
     for path in ("/v1/embeddings", "/v1/nothing/at/all"):
-        missing = httpx.post(f"{demo_server.url}{path}", json={})
+        missing = demo_server.client.post(f"{demo_server.url}{path}", json={})
         assert missing.status_code == 404 and missing.json()["error"]["type"] == "invalid_request_error"
-    assert httpx.get(f"{demo_server.url}/v2/nothing").content == b""
+    assert demo_server.client.get(f"{demo_server.url}/v2/nothing").content == b""
 
 
 def test_penalties_and_bias_are_honoured(tiny_server: Server) -> None:
@@ -131,7 +135,7 @@ def test_penalties_and_bias_are_honoured(tiny_server: Server) -> None:
 
 def test_last_assistant_message_is_continued(tiny_server: Server) -> None:
     messages = [*HI, {"role": "assistant", "content": "count to"}]
-    tokens = httpx.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()
+    tokens = tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()
     assert tokens["templated_text"].endswith("<|im_start|>assistant\ncount to")
 
 
@@ -139,7 +143,9 @@ def test_content_parts_and_developer_role(tiny_server: Server) -> None:
     parts = [{"role": "developer", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     plain = [{"role": "system", "content": "x"}, {"role": "user", "content": "hi"}]
     one, two = (
-        httpx.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()["templated_text"]
+        tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages}).json()[
+            "templated_text"
+        ]
         for messages in (parts, plain)
     )
     assert one == two
@@ -156,7 +162,7 @@ def test_completions_of_several_prompts_in_order(tiny_server: Server) -> None:
 
 
 def test_completions_accept_token_ids(tiny_server: Server) -> None:
-    ids = [t["id"] for t in httpx.post(f"{tiny_server.url}/tokenize", json={"inputs": "count"}).json()]
+    ids = [t["id"] for t in tiny_server.client.post(f"{tiny_server.url}/tokenize", json={"inputs": "count"}).json()]
     want = complete(tiny_server, temperature=0).json()["choices"][0]["text"]
     assert complete(tiny_server, prompt=ids, temperature=0).json()["choices"][0]["text"] == want
     assert complete(tiny_server, prompt=[ids], temperature=0).json()["choices"][0]["text"] == want
@@ -176,12 +182,12 @@ def test_echo_with_logprobs_scores_the_prompt(tiny_server: Server) -> None:
 
 
 def test_models(tiny_server: Server) -> None:
-    listed = httpx.get(f"{tiny_server.url}/v1/models").json()
+    listed = tiny_server.client.get(f"{tiny_server.url}/v1/models").json()
     (entry,) = listed["data"]
     assert listed["object"] == "list" and entry["object"] == "model" and entry["max_model_len"] == 4096
-    one = httpx.get(f"{tiny_server.url}/v1/models/{entry['id']}")
+    one = tiny_server.client.get(f"{tiny_server.url}/v1/models/{entry['id']}")
     assert one.status_code == 200 and one.json() == entry
-    missing = httpx.get(f"{tiny_server.url}/v1/models/other")
+    missing = tiny_server.client.get(f"{tiny_server.url}/v1/models/other")
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
 
 
@@ -241,7 +247,7 @@ def test_completions_refusals(tiny_server: Server) -> None:
 
 
 def test_unknown_route_and_wrong_method(tiny_server: Server) -> None:
-    missing = httpx.post(f"{tiny_server.url}/v1/nothing", json={})
+    missing = tiny_server.client.post(f"{tiny_server.url}/v1/nothing", json={})
     assert missing.status_code == 404 and missing.json()["error"]["type"] == "invalid_request_error"
-    wrong = httpx.get(f"{tiny_server.url}/v1/chat/completions")
+    wrong = tiny_server.client.get(f"{tiny_server.url}/v1/chat/completions")
     assert wrong.status_code == 405 and wrong.json()["error"]["message"] == "Method not allowed"
