@@ -1,41 +1,57 @@
 """Turns a step plan into one forward pass and its result back into plain data."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Protocol
+
 import psutil
 import torch
 
 from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
 from tgi_local.model import logits as logits_rules
 from tgi_local.model import sampler
-from tgi_local.model.attention import PagedStep, PrefillSpan
+from tgi_local.model.eager import EagerForward
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
 from tgi_local.model.loader import LoadedModel
 from tgi_local.types import SampledToken, SamplingParams
 
 
-class TorchRunner:
-    """Owns the model and its KV cache. Used by the engine thread only."""
+class Forward(Protocol):
+    """A model that reads and writes its own paged KV cache."""
 
-    def __init__(self, loaded: LoadedModel, cache: KVCache) -> None:
-        self._model = loaded.model
-        self._device = loaded.device
-        self._cache = cache
+    device: torch.device
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_size(self) -> int: ...
+
+    def logits(self, plan: StepPlan, kept: Sequence[int]) -> torch.Tensor:
+        """Compute all tokens of `plan`; logits float32 [len(kept), vocabulary] of those at the offsets `kept`."""
+        ...
+
+
+class TorchRunner:
+    """A forward pass and the choice of tokens after it. Used by the engine thread only."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
 
     @property
     def num_blocks(self) -> int:
-        return self._cache.num_blocks
+        return self._forward.num_blocks
 
     @property
     def block_size(self) -> int:
-        return self._cache.block_size
+        return self._forward.block_size
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Compute all rows in one pass. Rows whose logits are not numbers get an error, the others their tokens."""
         kept = _kept_positions(plan)
-        logits = self._forward(plan, kept)
+        logits = self._forward.logits(plan, kept.positions)
         sampling = [(i, row) for i, row in enumerate(plan.rows) if row.is_sampling]
-        last = torch.tensor([kept.last_of_row[i] for i, _ in sampling], dtype=torch.long, device=self._device)
+        last = torch.tensor([kept.last_of_row[i] for i, _ in sampling], dtype=torch.long, device=logits.device)
         rows = [row for _, row in sampling]
         tokens = sampler.sample(logits_rules.process(logits[last], rows), rows) if rows else []
         sampled = {i: token for (i, _), token in zip(sampling, tokens, strict=True)}
@@ -45,58 +61,6 @@ class TorchRunner:
                 for i, row in enumerate(plan.rows)
             )
         )
-
-    def _forward(self, plan: StepPlan, kept: "_Kept") -> torch.Tensor:
-        """Logits float32 [kept positions, vocabulary]."""
-        ids = np.concatenate([np.asarray(row.token_ids, dtype=np.int64) for row in plan.rows])
-        positions = np.concatenate([np.arange(row.start, row.start + len(row.token_ids)) for row in plan.rows])
-        output = self._model(
-            input_ids=self._to_device(ids)[None],
-            position_ids=self._to_device(positions)[None],
-            use_cache=False,
-            logits_to_keep=self._to_device(np.asarray(kept.positions, dtype=np.int64)),
-            paged=self._paged_step(plan),
-        )
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
-
-    def _paged_step(self, plan: StepPlan) -> PagedStep:
-        """Slots of the new tokens, and each row's context: one padded table for decodes, one span per prefill."""
-        slots, decode_tokens, decode_contexts, prefills = [], [], [], []
-        offset = 0
-        for row in plan.rows:
-            end = row.start + len(row.token_ids)
-            context = self._slots(row, end)
-            slots.append(context[row.start :])
-            if len(row.token_ids) == 1 and row.start > 0:
-                decode_tokens.append(offset)
-                decode_contexts.append(context)
-            else:
-                earlier = self._to_device(context) if row.start > 0 else None
-                prefills.append(PrefillSpan(offset, offset + len(row.token_ids), row.start, earlier))
-            offset += len(row.token_ids)
-        longest = max((len(context) for context in decode_contexts), default=0)
-        table = np.zeros((len(decode_contexts), longest), dtype=np.int64)
-        for i, context in enumerate(decode_contexts):
-            table[i, : len(context)] = context
-            # Padding points at the row's own memory: masked or not, no row ever reads another's values.
-            table[i, len(context) :] = context[0]
-        return PagedStep(
-            cache=self._cache,
-            slots=self._to_device(np.concatenate(slots)),
-            decode_tokens=self._to_device(np.asarray(decode_tokens, dtype=np.int64)),
-            decode_slots=self._to_device(table),
-            decode_lens=self._to_device(np.asarray([len(c) for c in decode_contexts], dtype=np.int64)),
-            prefills=prefills,
-        )
-
-    def _slots(self, row: StepRow, end: int) -> np.ndarray:
-        """Cache slots of positions 0..end of a row."""
-        blocks = np.asarray(row.block_table, dtype=np.int64)[:, None] * self.block_size
-        return (blocks + np.arange(self.block_size)).reshape(-1)[:end]
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
 
 
 class _Kept:
@@ -163,7 +127,7 @@ def build_runner(
     free = free_memory_bytes(loaded.device, memory_fraction)
     num_blocks = choose_num_blocks(token_bytes, free, block_size, min_tokens, max_tokens, requested_tokens)
     cache = KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device)
-    runner = TorchRunner(loaded, cache)
+    runner = TorchRunner(EagerForward(loaded, cache))
     runner.run(StepPlan((StepRow("warm-up", (0,), 0, (0,), True, SamplingParams()),)))
     return runner
 
