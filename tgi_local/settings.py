@@ -56,8 +56,9 @@ class Settings(TgiFlags):
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None, description="number format of the weights; default: the checkpoint's"
     )
-    quantize: Literal["bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "none"] | None = Field(
-        None, description="quantize while loading; default: bitsandbytes-nf4 on a GPU, none on the CPU"
+    quantize: Literal["int8", "int4", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "none"] | None = Field(
+        None,
+        description="quantize while loading; default: bitsandbytes-nf4 on a GPU, int8 on a CPU whose kernels know the model",
     )
     tokenizer_config_path: str | None = Field(
         None, description="a tokenizer_config.json whose chat template replaces the checkpoint's"

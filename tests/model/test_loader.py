@@ -17,7 +17,7 @@ from tgi_local.engine.engine import Engine
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
 from tgi_local.errors import StartupError
 from tgi_local.model.loader import LoadedModel, LoadOptions, choose_device, choose_dtype, choose_quantize, load
-from tgi_local.model.quantization import METHODS, quantization_config
+from tgi_local.model.quantization import BITSANDBYTES, METHODS, quantization_config
 from tgi_local.model.runner import build_runner
 from tgi_local.types import GenerationDefaults, GenerationRequest, SamplingParams, StopParams
 
@@ -156,7 +156,7 @@ def test_quantization_without_its_library(monkeypatch: pytest.MonkeyPatch) -> No
 # What comes out.
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BITSANDBYTES)
 def test_quantized_on_the_cpu_generates_what_transformers_generates(folder: Path, method: str) -> None:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers import AutoModelForCausalLM

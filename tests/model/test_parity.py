@@ -13,6 +13,7 @@ from tgi_local.engine.engine import Engine
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
 from tgi_local.errors import StartupError
 from tgi_local.model.loader import LoadedModel, LoadOptions, load
+from tgi_local.model.native.packing import MODEL_TYPES
 from tgi_local.model.runner import build_runner
 from tgi_local.types import GenerationRequest, SamplingParams, StopParams, TokenEvent
 
@@ -87,9 +88,11 @@ def expected(llama: Path, prompts: list[list[int]]) -> list[list[int]]:
     return reference(llama, prompts)
 
 
-@pytest.fixture(scope="module")
-def loaded(llama: Path) -> LoadedModel:
-    return load(llama, "tiny", None, False, LoadOptions(dtype="float32", device="cpu"))
+@pytest.fixture(scope="module", params=[True, False], ids=["native", "modules"])
+def loaded(llama: Path, request: pytest.FixtureRequest) -> LoadedModel:
+    loaded = load(llama, "tiny", None, False, LoadOptions(dtype="float32", device="cpu", may_pack=request.param))
+    assert (loaded.packed is not None) == request.param
+    return loaded
 
 
 def check(
@@ -135,8 +138,21 @@ def test_preempted(loaded: LoadedModel, prompts: list[list[int]], expected: list
         ("gemma2", {"sliding_window": 24, "query_pre_attn_scalar": 16}),
         ("gemma3_text", {"sliding_window": 24, "query_pre_attn_scalar": 16}),
         ("phi3", {}),
+        ("gemma", {}),
+        (
+            "llama",
+            {"attention_bias": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+        ),
         ("smollm3", {}),
-        ("granite", {}),
+        (
+            "granite",
+            {
+                "embedding_multiplier": 3.0,
+                "residual_multiplier": 0.5,
+                "attention_multiplier": 0.2,
+                "logits_scaling": 2.0,
+            },
+        ),
         ("olmo2", {}),
         ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
         ("gpt_neox", {}),
@@ -145,9 +161,12 @@ def test_preempted(loaded: LoadedModel, prompts: list[list[int]], expected: list
 )
 def test_architectures(tmp_path: Path, prompts: list[list[int]], model_type: str, overrides: dict[str, Any]) -> None:
     folder = make_checkpoint(tmp_path, model_type, **overrides)
-    loaded = load(folder, model_type, None, False, LoadOptions(dtype="float32", device="cpu"))
     few = prompts[3:9]
-    check(make_engine(loaded), few, reference(folder, few), random.Random(3))
+    expected = reference(folder, few)
+    for may_pack in [True, False] if model_type in MODEL_TYPES else [False]:
+        loaded = load(folder, model_type, None, False, LoadOptions(dtype="float32", device="cpu", may_pack=may_pack))
+        assert (loaded.packed is not None) == may_pack
+        check(make_engine(loaded), few, expected, random.Random(3))
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "t5", "qwen3_next", "gpt_oss"])

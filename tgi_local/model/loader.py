@@ -11,7 +11,8 @@ import torch
 from tgi_local.errors import StartupError
 from tgi_local.model import attention
 from tgi_local.model.kv_cache import LayerShape
-from tgi_local.model.quantization import quantization_config
+from tgi_local.model.native import library, packing
+from tgi_local.model.quantization import NATIVE_BITS, quantization_config
 from tgi_local.types import GenerationDefaults, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,15 @@ class LoadOptions:
     quantize: str | None = None
     device: str | None = None
     memory_fraction: float = 1.0  # of the GPU's memory
+    may_pack: bool = True  # for the native decoder, where it knows the model
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in eval mode whose attention reads the paged cache, and the shape of that cache."""
+    """A model in eval mode whose attention reads the paged cache, and the shape of that cache.
+
+    Where `packed` is there it has the weights, and `model` no longer has them.
+    """
 
     model: Any
     layer_shapes: tuple[LayerShape, ...]
@@ -39,6 +44,7 @@ class LoadedModel:
     device: torch.device
     vocab_size: int
     info: ModelInfo
+    packed: packing.PackedModel | None = None
 
 
 def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, options: LoadOptions) -> LoadedModel:
@@ -49,10 +55,21 @@ def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, optio
         torch.cuda.set_per_process_memory_fraction(options.memory_fraction, device.index or 0)
     config = _load_config(folder, model_id)
     dtype = choose_dtype(options.dtype, getattr(config, "dtype", None), device, is_demo)
-    quantize = choose_quantize(options.quantize, config, device, is_demo)
-    model = _load_weights(folder, model_id, config, dtype, device, quantize)
+    obstacle = native_obstacle(config, dtype, device, options)
+    quantize = choose_quantize(
+        options.quantize, config, device, is_demo, can_pack=obstacle is None and dtype is not torch.float32
+    )
+    if quantize in NATIVE_BITS and obstacle is not None:
+        raise StartupError(f"--quantize {quantize} needs the CPU kernels, which can not be used here: {obstacle}")
+    model = _load_weights(folder, model_id, config, dtype, device, None if quantize in NATIVE_BITS else quantize)
     layer_shapes = probe_layers(model, model_id, device)
     architecture = type(model).__name__
+    context_length = getattr(config, "max_position_embeddings", None) or 4096
+    packed = None
+    if obstacle is None and (quantize is None or quantize in NATIVE_BITS):
+        packed = _pack(model, model_id, quantize, dtype, context_length)
+    elif device.type == "cpu":
+        logger.info("executed by Transformers' modules: %s", obstacle or f"quantize={quantize}")
     logger.info("%s loaded: %s, %s on %s, quantize=%s", model_id, architecture, dtype, device, quantize)
     info = ModelInfo(
         model_id=model_id,
@@ -62,12 +79,12 @@ def load(folder: Path, model_id: str, revision: str | None, is_demo: bool, optio
         quantize=quantize,
         architecture=architecture,
         compute_type=_compute_type(device),
-        context_length=getattr(config, "max_position_embeddings", None) or 4096,
+        context_length=context_length,
         is_demo=is_demo,
         generation_defaults=_generation_defaults(folder),
         eos_token_ids=_eos_token_ids(model),
     )
-    return LoadedModel(model, layer_shapes, dtype, device, config.get_text_config().vocab_size, info)
+    return LoadedModel(model, layer_shapes, dtype, device, config.get_text_config().vocab_size, info, packed)
 
 
 def choose_device(requested: str | None) -> torch.device:
@@ -99,8 +116,13 @@ def choose_dtype(requested: str | None, checkpoint: Any, device: torch.device, i
     return torch.bfloat16 if dtype is torch.float16 and device.type == "cpu" else dtype
 
 
-def choose_quantize(requested: str | None, config: Any, device: torch.device, is_demo: bool) -> str | None:
-    """As asked for; by default nf4 on CUDA, for checkpoints that are not quantized already."""
+def choose_quantize(
+    requested: str | None, config: Any, device: torch.device, is_demo: bool, can_pack: bool = False
+) -> str | None:
+    """As asked for; by default nf4 on CUDA and, where the CPU kernels know the model, int8 on the CPU.
+
+    Checkpoints that are quantized already are left as they are.
+    """
     own = getattr(config, "quantization_config", None)
     if own is not None:
         if requested is not None:
@@ -108,7 +130,37 @@ def choose_quantize(requested: str | None, config: Any, device: torch.device, is
         return str(own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", "own"))
     if requested is not None:
         return None if requested == "none" else requested
-    return "bitsandbytes-nf4" if device.type == "cuda" and not is_demo else None
+    if device.type == "cuda" and not is_demo:
+        return "bitsandbytes-nf4"
+    return "int8" if can_pack else None
+
+
+def native_obstacle(config: Any, dtype: torch.dtype, device: torch.device, options: LoadOptions) -> str | None:
+    """Why the native decoder can not execute this model here; None if it can."""
+    if device.type != "cpu":
+        return f"they run on the CPU, not on {device.type}"
+    if not options.may_pack:
+        return "not wanted"
+    if getattr(config, "quantization_config", None) is not None:
+        return "the checkpoint is quantized already"
+    if dtype is torch.float16 and options.quantize not in NATIVE_BITS:
+        return "dtype float16"
+    reason = packing.refusal(config)
+    if reason is not None:
+        return reason
+    try:
+        library.load()
+    except library.UnavailableError as error:
+        return str(error)
+    return None
+
+
+def _pack(model: Any, model_id: str, quantize: str | None, dtype: torch.dtype, context: int) -> packing.PackedModel:
+    bits = NATIVE_BITS[quantize] if quantize is not None else 8 * dtype.itemsize
+    try:
+        return packing.pack(model, bits, context, torch.get_num_threads(), dtype)
+    except library.UnavailableError as error:
+        raise StartupError(f"{model_id!r} can not be packed: {error}") from error
 
 
 def probe_layers(model: Any, model_id: str, device: torch.device) -> tuple[LayerShape, ...]:

@@ -6,12 +6,15 @@ import torch
 
 from tgi_local.errors import StartupError
 
-METHODS = ("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
+BITSANDBYTES = ("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
+# Our own, on the CPU: bits of a weight. Activations are 8 bits, with a scale per token and group of 64.
+NATIVE_BITS = {"int8": 8, "int4": 4}
+METHODS = (*NATIVE_BITS, *BITSANDBYTES)
 
 
 def quantization_config(method: str, compute_dtype: torch.dtype) -> Any:
     """The `BitsAndBytesConfig` for `method`. Raises StartupError for an unknown one or a missing library."""
-    if method not in METHODS:
+    if method not in BITSANDBYTES:
         raise StartupError(f"--quantize {method!r} is not supported; choose one of {', '.join(METHODS)}")
     try:
         import bitsandbytes  # noqa: F401

@@ -12,6 +12,7 @@ from tgi_local.model import sampler
 from tgi_local.model.eager import EagerForward
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
 from tgi_local.model.loader import LoadedModel
+from tgi_local.model.native.forward import NativeForward
 from tgi_local.types import SampledToken, SamplingParams
 
 
@@ -126,10 +127,15 @@ def build_runner(
     token_bytes = bytes_per_token(loaded.layer_shapes, loaded.dtype)
     free = free_memory_bytes(loaded.device, memory_fraction)
     num_blocks = choose_num_blocks(token_bytes, free, block_size, min_tokens, max_tokens, requested_tokens)
-    cache = KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device)
-    runner = TorchRunner(EagerForward(loaded, cache))
+    runner = TorchRunner(_forward(loaded, num_blocks, block_size))
     runner.run(StepPlan((StepRow("warm-up", (0,), 0, (0,), True, SamplingParams()),)))
     return runner
+
+
+def _forward(loaded: LoadedModel, num_blocks: int, block_size: int) -> Forward:
+    if loaded.packed is not None:
+        return NativeForward(loaded.packed, num_blocks, block_size)
+    return EagerForward(loaded, KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device))
 
 
 def free_memory_bytes(device: torch.device, fraction: float = 1.0) -> int:
