@@ -35,56 +35,70 @@ INLINE void score_block(const int n, const int is_bf16, const void *keys, size_t
   for (int q = 0; q < n; q++) store16(scores[q], acc[q]);
 }
 
-/* sums[n][size] += probabilities [n][count] times values, 64 dimensions at a time. */
+/* sums[n][size] += probabilities [n][count] times values, two registers of dimensions at a time. */
 INLINE void add_values(const int n, const int is_bf16, const void *values, const CacheShape *shape, int head,
-                       const int32_t *table, int first, int count, float probabilities[][STRETCH],
-                       float sums[][MAX_HEAD]) {
+                       const int32_t *table, int count, float probabilities[][STRETCH], float sums[][MAX_HEAD]) {
   const int size = shape->head_size;
   for (int d = 0; d < size; d += 2 * LANES) {
-    const int is_pair = d + LANES < size;
-    f32x16 acc[4][2];
-#pragma GCC unroll 4
-    for (int q = 0; q < n; q++) acc[q][0] = load16(sums[q] + d), acc[q][1] = is_pair ? load16(sums[q] + d + LANES) : (f32x16){0};
-    for (int i = 0; i < count; i++) {
-      size_t at = cache_at(shape, table[(first + i) / BLOCK], head) + (size_t)((first + i) % BLOCK * size + d);
-      f32x16 v0 = load_cached(values, at, is_bf16), v1 = is_pair ? load_cached(values, at + LANES, is_bf16) : v0;
-#pragma GCC unroll 4
-      for (int q = 0; q < n; q++) {
-        f32x16 p = splat(probabilities[q][i]);
-        acc[q][0] = fma16(p, v0, acc[q][0]);
-        acc[q][1] = fma16(p, v1, acc[q][1]);
+    const int next = d + LANES < size ? LANES : 0; /* an odd number of registers: the last is done twice */
+    f32x16 acc[MAX_QUERIES][2];
+#pragma GCC unroll 8
+    for (int q = 0; q < n; q++) acc[q][0] = load16(sums[q] + d), acc[q][1] = load16(sums[q] + d + next);
+    for (int first = 0; first < count; first += BLOCK) {
+      size_t at = cache_at(shape, table[first / BLOCK], head) + (size_t)d;
+      int last = count - first < BLOCK ? count - first : BLOCK;
+      for (int i = 0; i < last; i++, at += (size_t)size) {
+        f32x16 v0 = load_cached(values, at, is_bf16), v1 = load_cached(values, at + (size_t)next, is_bf16);
+#pragma GCC unroll 8
+        for (int q = 0; q < n; q++) {
+          f32x16 p = splat(probabilities[q][first + i]);
+          acc[q][0] = fma16(p, v0, acc[q][0]);
+          acc[q][1] = fma16(p, v1, acc[q][1]);
+        }
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int q = 0; q < n; q++) {
       store16(sums[q] + d, acc[q][0]);
-      if (is_pair) store16(sums[q] + d + LANES, acc[q][1]);
+      store16(sums[q] + d + next, acc[q][1]);
     }
   }
 }
 
+#define EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+
 static void score(int n, const CacheShape *shape, const void *keys, size_t at, const float *const *queries,
                   float scores[][STRETCH]) {
-#define CASE(N) case N: if (shape->is_bf16) score_block(N, 1, keys, at, shape->head_size, queries, scores); \
-                        else score_block(N, 0, keys, at, shape->head_size, queries, scores); break;
-  switch (n) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+  switch (n) {
+#define CASE(N)                                                                           \
+  case N:                                                                                 \
+    if (shape->is_bf16) score_block(N, 1, keys, at, shape->head_size, queries, scores);   \
+    else score_block(N, 0, keys, at, shape->head_size, queries, scores);                  \
+    break;
+    EACH_COUNT(CASE)
 #undef CASE
+  }
 }
 
-static void weigh(int n, const CacheShape *shape, const void *values, int head, const int32_t *table, int first, int count,
+static void weigh(int n, const CacheShape *shape, const void *values, int head, const int32_t *table, int count,
                   float probabilities[][STRETCH], float sums[][MAX_HEAD]) {
-#define CASE(N) case N: if (shape->is_bf16) add_values(N, 1, values, shape, head, table, first, count, probabilities, sums); \
-                        else add_values(N, 0, values, shape, head, table, first, count, probabilities, sums); break;
-  switch (n) { CASE(1) CASE(2) CASE(3) CASE(4) }
+  switch (n) {
+#define CASE(N)                                                                                        \
+  case N:                                                                                              \
+    if (shape->is_bf16) add_values(N, 1, values, shape, head, table, count, probabilities, sums);      \
+    else add_values(N, 0, values, shape, head, table, count, probabilities, sums);                     \
+    break;
+    EACH_COUNT(CASE)
 #undef CASE
+  }
 }
 
 /* Turn the scores of positions first .. first + count into probabilities relative to the new maximum. */
 static void normalize(float *scores, int count, int first, int lowest, int position, float *maximum, float *total,
                       float *sums, int size) {
   int padded = (count + LANES - 1) / LANES * LANES;
-  for (int i = 0; i < padded; i++)
-    if (first + i < lowest || first + i > position) scores[i] = -INFINITY;
+  for (int i = 0; i < padded && first + i < lowest; i++) scores[i] = -INFINITY;
+  for (int i = padded - 1; i >= 0 && first + i > position; i--) scores[i] = -INFINITY;
   f32x16 highest = splat(-INFINITY);
   for (int i = 0; i < padded; i += LANES) highest = max16(load16(scores + i), highest);
   float peak = highest16(highest), updated = peak > *maximum ? peak : *maximum;
@@ -103,6 +117,13 @@ static void normalize(float *scores, int count, int first, int lowest, int posit
   *total = *total * old[0] + sum16(added);
   *maximum = updated;
   for (int d = 0; d < size; d += LANES) store16(sums + d, load16(sums + d) * splat(old[0]));
+}
+
+/* Blocks lie anywhere, so the processor does not foresee the next one. */
+static void prefetch_block(const CacheShape *shape, const void *cache, int block, int head) {
+  size_t width = shape->is_bf16 ? 2 : 4;
+  const char *p = (const char *)cache + cache_at(shape, block, head) * width;
+  for (size_t i = 0; i < (size_t)shape->head_size * BLOCK * width; i += 64) __builtin_prefetch(p + i);
 }
 
 void attend(const CacheShape *shape, const void *keys, const void *values, int head, const int32_t *table, int count,
@@ -124,12 +145,13 @@ void attend(const CacheShape *shape, const void *keys, const void *values, int h
     int length = last + 1 - first < STRETCH ? last + 1 - first : STRETCH;
     for (int i = 0; i < length; i += BLOCK) {
       float(*at)[STRETCH] = (float(*)[STRETCH])(scores[0] + i);
+      if (i + 2 * BLOCK < length) prefetch_block(shape, keys, table[(first + i) / BLOCK + 2], head);
+      prefetch_block(shape, values, table[(first + i) / BLOCK], head);
       score(count, shape, keys, cache_at(shape, table[(first + i) / BLOCK], head), queries, at);
     }
     for (int q = 0; q < count; q++)
       normalize(scores[q], length, first, lowest[q], positions[q], maxima + q, totals + q, sums[q], size);
-    for (int q = 0; q < count; q += 4)
-      weigh(count - q < 4 ? count - q : 4, shape, values, head, table, first, length, scores + q, sums + q);
+    weigh(count, shape, values, head, table + first / BLOCK, length, scores, sums);
   }
   for (int q = 0; q < count; q++) {
     f32x16 inverse = splat(1.0f / totals[q]);

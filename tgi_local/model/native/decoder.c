@@ -1,10 +1,8 @@
-#define _GNU_SOURCE
 #include "decoder.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 
+#include "pages.h"
 #include "vec.h"
 
 #define QUERY_TOKENS 8 /* of a prefill, that one piece of attention takes */
@@ -39,37 +37,42 @@ static void rms_norm(const float *in, const float *weight, int size, float epsil
   float total = sum16(squares);
   for (int i = whole; i < size; i++) total += in[i] * in[i];
   float inverse = 1.0f / sqrtf(total / (float)size + epsilon);
-  for (int i = 0; i < size; i++) out[i] = in[i] * inverse * weight[i];
+  for (int i = 0; i < whole; i += LANES) store16(out + i, load16(in + i) * splat(inverse) * load16(weight + i));
+  for (int i = whole; i < size; i++) out[i] = in[i] * inverse * weight[i];
 }
 
 static Activations activations(const Run *run, const float *values) {
   return (Activations){values, run->x.codes, run->x.scales, run->x.sums};
 }
 
-/* Norm and quantization of every token in `in`, or of those that `kept` names. */
-static void norm_tokens(Member *member, const Run *run, const float *weight, const int32_t *kept, int tokens,
-                        const Linear *next) {
-  int size = run->d->hidden;
-  Activations a = activations(run, run->x.normed);
-  for (int t; (t = next_piece(member)) < tokens;) {
-    const float *in = run->s->hidden + (size_t)(kept ? kept[t] : t) * (size_t)size;
-    rms_norm(in, weight, size, run->d->epsilon, run->x.normed + (size_t)t * (size_t)size);
-    if (next->bits <= 8) quantize_token(&a, tokens, t, size, 0, num_groups(size));
+/* Quantize `values` for `next`. A tile is cut up by groups where there are few, so that no thread is idle. */
+static void quantize_tokens(Member *member, const Run *run, const float *values, int tokens, const Linear *next) {
+  if (next->bits > 8) return;
+  Activations a = activations(run, values);
+  int groups = num_groups(next->inputs), tiles = num_tiles(tokens), cuts = min(groups, tiles < 16 ? 4 : 1);
+  for (int piece; (piece = next_piece(member, tiles * cuts)) >= 0;) {
+    int cut = piece % cuts;
+    quantize_tile(&a, tokens, piece / cuts, next->inputs, groups * cut / cuts, groups * (cut + 1) / cuts);
   }
   next_phase(member);
 }
 
-static void quantize_tokens(Member *member, const Run *run, const float *values, const Linear *next) {
-  if (next->bits > 8) return;
-  Activations a = activations(run, values);
-  int groups = num_groups(next->inputs), tokens = run->s->num_tokens;
-  /* One token alone is cut up, so that no thread is idle. */
-  int cuts = tokens == 1 ? min(groups, 4) : 1;
-  for (int piece; (piece = next_piece(member)) < tokens * cuts;) {
-    int cut = piece % cuts;
-    quantize_token(&a, tokens, piece / cuts, next->inputs, groups * cut / cuts, groups * (cut + 1) / cuts);
+/* Norm and quantization of all tokens, or of those that `kept` names. */
+static void norm_tokens(Member *member, const Run *run, const float *weight, const int32_t *kept, int tokens,
+                        const Linear *next) {
+  int size = run->d->hidden;
+  Activations a = activations(run, run->x.normed);
+  /* In one go where that keeps all threads busy, and of a single token, too. */
+  int whole = tokens == 1 || tokens >= 64, pieces = whole ? num_tiles(tokens) : tokens;
+  for (int piece; (piece = next_piece(member, pieces)) >= 0;) {
+    int first = whole ? tile_start(tokens, piece) : piece, last = whole ? tile_start(tokens, piece + 1) : piece + 1;
+    for (int t = first; t < last; t++)
+      rms_norm(run->s->hidden + (size_t)(kept ? kept[t] : t) * (size_t)size, weight, size, run->d->epsilon,
+               run->x.normed + (size_t)t * (size_t)size);
+    if (whole && next->bits <= 8) quantize_tile(&a, tokens, piece, size, 0, num_groups(size));
   }
   next_phase(member);
+  if (!whole) quantize_tokens(member, run, run->x.normed, tokens, next);
 }
 
 /* Rotary position embedding (Su et al., 2021) of the first `rotary` values, paired half by half. */
@@ -129,7 +132,7 @@ static void attend_piece(const Run *run, const Layer *layer, int piece, int head
 static void attend_tokens(Member *member, const Run *run, const Layer *layer) {
   int heads = run->d->cache.num_kv_heads;
   /* The longest contexts come last in a prefill: begin with them, so that the threads end together. */
-  for (int piece; (piece = next_piece(member)) < run->num_pieces * heads;)
+  for (int piece; (piece = next_piece(member, run->num_pieces * heads)) >= 0;)
     attend_piece(run, layer, run->num_pieces - 1 - piece / heads, piece % heads);
   next_phase(member);
 }
@@ -150,15 +153,15 @@ static void run_layer(Member *member, const Run *run, const Layer *layer) {
   int tokens = s->num_tokens;
   norm_tokens(member, run, layer->attention_norm, NULL, tokens, &layer->qkv);
   linear_phase(member, &layer->qkv, run, x->normed, tokens, x->qkv, layer->qkv.outputs, STORE);
-  for (int t; (t = next_piece(member)) < tokens;) place_token(run, layer, t);
+  for (int t; (t = next_piece(member, tokens)) >= 0;) place_token(run, layer, t);
   next_phase(member);
   attend_tokens(member, run, layer);
-  quantize_tokens(member, run, x->attended, &layer->output);
+  quantize_tokens(member, run, x->attended, tokens, &layer->output);
   linear_phase(member, &layer->output, run, x->attended, tokens, s->hidden, d->hidden, ADD);
   norm_tokens(member, run, layer->mlp_norm, NULL, tokens, &layer->gate_up);
   linear_phase(member, &layer->gate_up, run, x->normed, tokens, x->gated, d->intermediate,
                d->is_gelu ? GATE_GELU_TANH : GATE_SILU);
-  quantize_tokens(member, run, x->gated, &layer->down);
+  quantize_tokens(member, run, x->gated, tokens, &layer->down);
   linear_phase(member, &layer->down, run, x->gated, tokens, s->hidden, d->hidden, ADD);
 }
 
@@ -191,17 +194,11 @@ static size_t lay_out(Run *run, uint8_t *memory) {
   return at;
 }
 
-/* Large pages where the system has them: the strides are long. */
 static int reserve(Workspace *w, size_t size) {
   if (size <= w->size) return 0;
-  size_t page = (size_t)2 << 20;
-  size = (size + page - 1) / page * page;
-  free(w->memory);
-  w->memory = aligned_alloc(page, size);
+  pages_free(w->memory, w->size);
+  w->memory = pages_create(size);
   w->size = w->memory ? size : 0;
-#ifdef MADV_HUGEPAGE
-  if (w->memory) madvise(w->memory, size, MADV_HUGEPAGE);
-#endif
   return w->memory == NULL;
 }
 
@@ -221,6 +218,6 @@ int decoder_run(Team *team, const Decoder *decoder, const Step *step, Workspace 
 }
 
 void workspace_free(Workspace *workspace) {
-  free(workspace->memory);
+  pages_free(workspace->memory, workspace->size);
   *workspace = (Workspace){0};
 }

@@ -26,13 +26,12 @@ class NativeForward:
         self._packed = packed
         self.num_blocks = num_blocks
         shape = packed.decoder.cache
-        dtype = torch.bfloat16 if shape.is_bf16 else torch.float32
-        size = (len(packed.layers), num_blocks, shape.num_kv_heads, BLOCK_SIZE, shape.head_size)
-        self._keys, self._values = torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype)
+        size = num_blocks * BLOCK_SIZE * shape.num_kv_heads * shape.head_size * (2 if shape.is_bf16 else 4)
+        self._cache = [(library.Pages(size), library.Pages(size)) for _ in packed.layers]
         # A copy with the addresses of this cache: the packed model may serve several.
         layers = type(packed.layers).from_buffer_copy(packed.layers)
-        for index, layer in enumerate(layers):
-            layer.keys, layer.values = self._keys[index].data_ptr(), self._values[index].data_ptr()
+        for layer, (keys, values) in zip(layers, self._cache, strict=True):
+            layer.keys, layer.values = keys.address, values.address
         self._decoder = library.Decoder.from_buffer_copy(packed.decoder)
         self._decoder.layers = layers
         self._workspace = library.Workspace()

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import weakref
 from ctypes import POINTER, c_float, c_int, c_int32, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,8 @@ from tgi_local import paths
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("threads.c", "linear.c", "attention.c", "decoder.c")
-HEADERS = ("threads.h", "vec.h", "linear.h", "attention.h", "decoder.h")
+SOURCES = ("pages.c", "threads.c", "linear.c", "attention.c", "decoder.c")
+HEADERS = ("pages.h", "threads.h", "vec.h", "linear.h", "attention.h", "decoder.h")
 # No contraction: an operation is fused where the source says so, or results would differ from one variant of a kernel
 # to the next, and so from one batch to the next.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-pthread")
@@ -26,6 +27,19 @@ COMPILE_TIMEOUT_S = 300
 
 class UnavailableError(Exception):
     """The kernels can not be had on this machine; the message says why."""
+
+
+class Pages:
+    """Memory for the kernels, zeroed and in large pages; freed with this object."""
+
+    def __init__(self, size: int) -> None:
+        library = load()
+        address = library.pages_create(size)
+        if address is None:
+            raise MemoryError(f"{size / 2**20:.0f} MiB could not be allocated")
+        self.address: int = address
+        self.size = size
+        weakref.finalize(self, library.pages_free, address, size)
 
 
 class Linear(ctypes.Structure):
@@ -140,6 +154,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         (c_void_p, POINTER(Decoder), POINTER(Step), POINTER(Workspace)),
         c_int,
     )
+    library.pages_create.argtypes, library.pages_create.restype = (c_size_t,), c_void_p
+    library.pages_free.argtypes, library.pages_free.restype = (c_void_p, c_size_t), None
     library.workspace_free.argtypes, library.workspace_free.restype = (POINTER(Workspace),), None
     return library
 

@@ -5,10 +5,11 @@
 #include "vec.h"
 
 #define QUADS (GROUP / 4)
-#define TILES_PER_PIECE 32 /* so that their activations stay in the last level of cache from panel to panel */
+#define PIECE_BYTES (1 << 17)
+#define TILES_PER_PIECE 64 /* so that their activations stay in the last level of cache from panel to panel */
 #ifdef __AVX512F__
-#define MAX_TILE 12 /* two accumulators each, of the 32 registers */
-#define PREFETCHING 0
+#define MAX_TILE 6 /* of the 32 registers, two integer and two float accumulators for each token */
+#define PREFETCHING 4 /* tokens: with so few, weights come from memory and not from a cache */
 #else
 #define MAX_TILE 1
 #endif
@@ -89,11 +90,12 @@ static void pack_dense(const Packing *p, int panel, uint8_t *out) {
 static void pack_work(void *context, Member *member) {
   const Packing *p = context;
   int panels = (p->outputs + PANEL - 1) / PANEL;
-  for (int panel; (panel = next_piece(member)) < panels;) {
+  for (int panel; (panel = next_piece(member, panels)) >= 0;) {
     uint8_t *out = p->panels + (size_t)panel * panel_bytes(p->bits, p->inputs);
     if (p->bits > 8) pack_dense(p, panel, out);
     else pack_quantized(p, panel, out);
   }
+  next_phase(member);
 }
 
 void linear_pack(Team *team, int bits, int inputs, int outputs, const float *weights, uint8_t *panels) {
@@ -103,17 +105,19 @@ void linear_pack(Team *team, int bits, int inputs, int outputs, const float *wei
 
 /* ---- Activations. */
 
-static void quantize_group(const float *values, int count, int8_t *codes, float *scale, int32_t *sum) {
+static void quantize_group(const float *values, int count, int32_t codes[QUADS], float *scale, int32_t *sum) {
+  typedef int8_t i8x16 __attribute__((vector_size(16)));
   float padded[GROUP];
   if (count < GROUP) {
     memset(padded, 0, sizeof padded);
     memcpy(padded, values, (size_t)count * sizeof(float));
     values = padded;
   }
-  f32x16 v[GROUP / LANES], highest = splat(0.0f);
+  f32x16 v[GROUP / LANES], highest = splat(0.0f), zeros = splat(0.0f);
   for (int i = 0; i < GROUP / LANES; i++) {
     v[i] = load16(values + i * LANES);
-    highest = max16(highest, max16(v[i], -v[i]));
+    highest = max16(max16(v[i], -v[i]), highest);
+    zeros = fma16(v[i], splat(0.0f), zeros);
   }
   float extreme = highest16(highest);
   float inverse = extreme > 0.0f ? 127.0f / extreme : 0.0f;
@@ -122,41 +126,29 @@ static void quantize_group(const float *values, int count, int8_t *codes, float 
     /* Adding 1.5 * 2^23 leaves the nearest integer in the low bits. */
     i32x16 code = (i32x16)(fma16(v[i], splat(inverse), splat(12582912.0f))) - 0x4b400000;
     total += code;
-    typedef int8_t i8x16 __attribute__((vector_size(16)));
     i8x16 narrow = __builtin_convertvector(code, i8x16);
-    memcpy(codes + i * LANES, &narrow, LANES);
+    memcpy(codes + i * LANES / 4, &narrow, LANES);
   }
-  int32_t lanes[LANES], result = 0;
-  memcpy(lanes, &total, sizeof lanes);
-  for (int i = 0; i < LANES; i++) result += lanes[i];
-  /* A NaN or infinity must not become a number: it passes on through the scale. */
-  float finite = 0.0f;
-  for (int i = 0; i < GROUP / LANES; i++) finite += sum16(v[i] * 0.0f);
+  /* A NaN or an infinity among the values must not become a number: its product with zero is NaN, and the scale. */
+  float finite = sum16(zeros);
   *scale = finite == 0.0f ? extreme / 127.0f : finite;
-  *sum = result;
+  *sum = sum16_int(total);
 }
 
-/* Tokens are taken in tiles as equal as can be: 14 are 7 + 7, not 12 + 2. */
-static int num_tiles(int tokens) { return (tokens + MAX_TILE - 1) / MAX_TILE; }
-static int tile_start(int tokens, int tile) { return (int)((int64_t)tokens * tile / num_tiles(tokens)); }
-static int tile_of(int tokens, int token) {
-  int tile = (int)((int64_t)token * num_tiles(tokens) / tokens);
-  while (tile_start(tokens, tile) > token) tile--;
-  while (tile_start(tokens, tile + 1) <= token) tile++;
-  return tile;
-}
+int num_tiles(int tokens) { return (tokens + MAX_TILE - 1) / MAX_TILE; }
+int tile_start(int tokens, int tile) { return (int)((int64_t)tokens * tile / num_tiles(tokens)); }
 
-void quantize_token(const Activations *a, int tokens, int token, int inputs, int first, int last) {
-  int groups = num_groups(inputs);
-  int tile = tile_of(tokens, token), start = tile_start(tokens, tile), size = tile_start(tokens, tile + 1) - start;
+void quantize_tile(const Activations *a, int tokens, int tile, int inputs, int first, int last) {
+  int start = tile_start(tokens, tile), size = tile_start(tokens, tile + 1) - start, groups = num_groups(inputs);
   for (int g = first; g < last; g++) {
-    int8_t codes[GROUP];
-    size_t at = (size_t)start * (size_t)groups + (size_t)g * (size_t)size + (size_t)(token - start);
+    size_t at = (size_t)start * (size_t)groups + (size_t)g * (size_t)size;
     int count = inputs - g * GROUP < GROUP ? inputs - g * GROUP : GROUP;
-    quantize_group(a->values + (size_t)token * (size_t)inputs + (size_t)g * GROUP, count, codes, a->scales + at,
-                   a->sums + at);
-    int8_t *out = a->codes + (at - (size_t)(token - start)) * GROUP + (token - start) * 4;
-    for (int quad = 0; quad < QUADS; quad++) memcpy(out + quad * size * 4, codes + quad * 4, 4);
+    for (int t = 0; t < size; t++) {
+      int32_t codes[QUADS], *out = (int32_t *)(a->codes + at * GROUP) + t;
+      const float *values = a->values + (size_t)(start + t) * (size_t)inputs + (size_t)g * GROUP;
+      quantize_group(values, count, codes, a->scales + at + t, a->sums + at + t);
+      for (int quad = 0; quad < QUADS; quad++) out[quad * size] = codes[quad];
+    }
   }
 }
 
@@ -183,10 +175,12 @@ INLINE i32x16 dot4(i32x16 acc, u8x64 w, int32_t a) {
 INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, int groups, const int8_t *codes,
                            const float *scales, const int32_t *sums, float out[][PANEL]) {
   const int zero = bits == 8 ? 128 : 8;
-  memset(out, 0, (size_t)n * sizeof out[0]);
+  f32x16 total[MAX_TILE][2];
+#pragma GCC unroll 8
+  for (int t = 0; t < n; t++) total[t][0] = total[t][1] = (f32x16){0};
   for (int g = 0; g < groups; g++) {
     i32x16 acc[MAX_TILE][2];
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int t = 0; t < n; t++) acc[t][0] = acc[t][1] = (i32x16){0} - zero * sums[t];
     for (int quad = 0; quad < QUADS; quad++) {
       u8x64 low, high;
@@ -202,7 +196,7 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, in
         high = (u8x64)((u16x32)both >> 4) & 15;
         if (n <= PREFETCHING) __builtin_prefetch(panel + 4096 + quad * PANEL * 2);
       }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
       for (int t = 0; t < n; t++) {
         int32_t a;
         memcpy(&a, codes + (quad * n + t) * 4, 4);
@@ -213,25 +207,25 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, in
     const uint16_t *weight_scales = (const uint16_t *)(panel + code_bytes(4));
     f32x16 one = splat(1.0f), scale0 = bits == 4 ? load_bf16(weight_scales) : one;
     f32x16 scale1 = bits == 4 ? load_bf16(weight_scales + LANES) : one;
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int t = 0; t < n; t++) {
       f32x16 s = splat(scales[t]);
       f32x16 v0 = __builtin_convertvector(acc[t][0], f32x16), v1 = __builtin_convertvector(acc[t][1], f32x16);
       if (bits == 4) v0 *= scale0, v1 *= scale1;
-      store16(out[t], fma16(v0, s, load16(out[t])));
-      store16(out[t] + LANES, fma16(v1, s, load16(out[t] + LANES)));
+      total[t][0] = fma16(v0, s, total[t][0]);
+      total[t][1] = fma16(v1, s, total[t][1]);
     }
     panel += group_bytes(bits);
     codes += n * GROUP;
     scales += n;
     sums += n;
   }
-  if (bits == 8) {
-    f32x16 scale0 = load16((const float *)panel), scale1 = load16((const float *)panel + LANES);
-    for (int t = 0; t < n; t++) {
-      store16(out[t], load16(out[t]) * scale0);
-      store16(out[t] + LANES, load16(out[t] + LANES) * scale1);
-    }
+  f32x16 scale0 = bits == 8 ? load16((const float *)panel) : splat(1.0f);
+  f32x16 scale1 = bits == 8 ? load16((const float *)panel + LANES) : splat(1.0f);
+#pragma GCC unroll 8
+  for (int t = 0; t < n; t++) {
+    store16(out[t], bits == 8 ? total[t][0] * scale0 : total[t][0]);
+    store16(out[t] + LANES, bits == 8 ? total[t][1] * scale1 : total[t][1]);
   }
 }
 
@@ -239,7 +233,7 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, in
 INLINE void tile_dense(const int n, const int bits, const uint8_t *panel, int inputs, const float *values,
                        float out[][PANEL]) {
   f32x16 total[MAX_TILE][2];
-#pragma GCC unroll 16
+#pragma GCC unroll 8
   for (int t = 0; t < n; t++) total[t][0] = total[t][1] = (f32x16){0};
   for (int i = 0; i < inputs; i++) {
     f32x16 w0, w1;
@@ -253,14 +247,14 @@ INLINE void tile_dense(const int n, const int bits, const uint8_t *panel, int in
       __builtin_prefetch(panel + 4096 + i * PANEL * 4);
       __builtin_prefetch(panel + 4096 + i * PANEL * 4 + 64);
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int t = 0; t < n; t++) {
       f32x16 a = splat(values[(size_t)t * (size_t)inputs + (size_t)i]);
       total[t][0] = fma16(a, w0, total[t][0]);
       total[t][1] = fma16(a, w1, total[t][1]);
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
   for (int t = 0; t < n; t++) {
     store16(out[t], total[t][0]);
     store16(out[t] + LANES, total[t][1]);
@@ -309,38 +303,63 @@ INLINE f32x16 gelu_tanh16(f32x16 x) {
   return x / (splat(1.0f) + exp16(splat(-2.0f) * u));
 }
 
-static void finish(const Linear *l, int panel, float tile[PANEL], float *out, Epilogue epilogue,
-                   float scale) {
+/* Put one token's results of one panel where they belong. */
+INLINE void finish(const Linear *l, int panel, const float tile[PANEL], float *out, const Epilogue epilogue, float scale) {
   int first = panel * PANEL;
-  int count = l->outputs - first < PANEL ? l->outputs - first : PANEL;
-  if (l->bias)
-    for (int c = 0; c < count; c++) tile[c] += l->bias[first + c];
-  if (epilogue == GATE_SILU || epilogue == GATE_GELU_TANH) {
-    f32x16 gate = load16(tile), up = load16(tile + LANES);
-    f32x16 v = (epilogue == GATE_SILU ? silu16(gate) : gelu_tanh16(gate)) * up;
-    store16(tile, v);
-    memcpy(out + first / 2, tile, (size_t)(count / 2) * sizeof(float));
-  } else if (epilogue == ADD) {
-    for (int c = 0; c < count; c++) out[first + c] += scale * tile[c];
-  } else {
-    memcpy(out + first, tile, (size_t)count * sizeof(float));
+  if (first + PANEL > l->outputs) { /* the last panel, partly empty */
+    int count = l->outputs - first;
+    float padded[PANEL] = {0}, bias[PANEL] = {0};
+    Linear whole = *l;
+    if (epilogue == ADD) memcpy(padded, out + first, (size_t)count * sizeof(float));
+    if (l->bias) memcpy(bias, l->bias + first, (size_t)count * sizeof(float));
+    whole.outputs = PANEL;
+    whole.bias = l->bias ? bias : NULL;
+    finish(&whole, 0, tile, padded, epilogue, scale);
+    if (epilogue == GATE_SILU || epilogue == GATE_GELU_TANH)
+      memcpy(out + first / 2, padded, (size_t)(count / 2) * sizeof(float));
+    else memcpy(out + first, padded, (size_t)count * sizeof(float));
+    return;
   }
+  f32x16 v0 = load16(tile), v1 = load16(tile + LANES);
+  if (l->bias) v0 += load16(l->bias + first), v1 += load16(l->bias + first + LANES);
+  if (epilogue == GATE_SILU) store16(out + first / 2, silu16(v0) * v1);
+  else if (epilogue == GATE_GELU_TANH) store16(out + first / 2, gelu_tanh16(v0) * v1);
+  else if (epilogue == ADD) {
+    store16(out + first, fma16(splat(scale), v0, load16(out + first)));
+    store16(out + first + LANES, fma16(splat(scale), v1, load16(out + first + LANES)));
+  } else {
+    store16(out + first, v0);
+    store16(out + first + LANES, v1);
+  }
+}
+
+/* Few tokens: pieces of several panels, long stretches of memory. Many tokens: one panel with a stretch of tokens. */
+static int panels_per_piece(const Linear *l, int tokens) {
+  size_t wanted = (size_t)PIECE_BYTES / (size_t)tokens / panel_bytes(l->bits, l->inputs);
+  return wanted < 1 ? 1 : wanted > 16 ? 16 : (int)wanted;
 }
 
 void linear_run(Member *member, const Linear *l, const Activations *a, int tokens, float *out, int stride,
                 Epilogue epilogue, float scale) {
-  int panels = (l->outputs + PANEL - 1) / PANEL;
-  int tiles = num_tiles(tokens);
-  int pieces = (tiles + TILES_PER_PIECE - 1) / TILES_PER_PIECE * panels;
+  int panels = (l->outputs + PANEL - 1) / PANEL, width = panels_per_piece(l, tokens);
+  int tiles = num_tiles(tokens), columns = (panels + width - 1) / width;
+  int pieces = (tiles + TILES_PER_PIECE - 1) / TILES_PER_PIECE * columns;
   size_t bytes = panel_bytes(l->bits, l->inputs);
-  for (int piece; (piece = next_piece(member)) < pieces;) {
-    int panel = piece % panels, first = piece / panels * TILES_PER_PIECE;
+  for (int piece; (piece = next_piece(member, pieces)) >= 0;) {
+    int first = piece / columns * TILES_PER_PIECE, first_panel = piece % columns * width;
     int last = first + TILES_PER_PIECE < tiles ? first + TILES_PER_PIECE : tiles;
-    for (int i = first; i < last; i++) {
-      float results[MAX_TILE][PANEL];
-      int token = tile_start(tokens, i), n = tile_start(tokens, i + 1) - token;
-      tile(l, l->panels + (size_t)panel * bytes, a, token, n, results);
-      for (int t = 0; t < n; t++) finish(l, panel, results[t], out + (size_t)(token + t) * (size_t)stride, epilogue, scale);
-    }
+    int last_panel = first_panel + width < panels ? first_panel + width : panels;
+    for (int panel = first_panel; panel < last_panel; panel++)
+      for (int i = first; i < last; i++) {
+        float results[MAX_TILE][PANEL];
+        int token = tile_start(tokens, i), n = tile_start(tokens, i + 1) - token;
+        tile(l, l->panels + (size_t)panel * bytes, a, token, n, results);
+        float *to = out + (size_t)token * (size_t)stride;
+        switch (epilogue) {
+#define CASE(E) case E: for (int t = 0; t < n; t++) finish(l, panel, results[t], to + (size_t)t * (size_t)stride, E, scale); break;
+          CASE(STORE) CASE(ADD) CASE(GATE_SILU) CASE(GATE_GELU_TANH)
+#undef CASE
+        }
+      }
   }
 }

@@ -29,12 +29,13 @@ typedef struct {
   const float *bias; /* [outputs] or NULL */
 } Linear;
 
-/* A batch of activations as a linear of some width takes them. Quantized ones fill `codes`, `scales` and `sums`. */
+/* A batch of activations as a linear takes them. Quantized ones lie tile by tile and group by group, so that a kernel
+ * reads them in one stream. */
 typedef struct {
   const float *values;  /* [tokens, inputs] */
-  int8_t *codes;        /* [tokens, groups * GROUP] */
-  float *scales;        /* [tokens, groups] */
-  int32_t *sums;        /* [tokens, groups], of the codes */
+  int8_t *codes;        /* per tile [groups, GROUP / 4, tokens of the tile, 4] */
+  float *scales;        /* per tile [groups, tokens of the tile] */
+  int32_t *sums;        /* the same, of the codes */
 } Activations;
 
 typedef enum { STORE, ADD, GATE_SILU, GATE_GELU_TANH } Epilogue;
@@ -43,8 +44,11 @@ int num_groups(int inputs);
 size_t linear_bytes(int bits, int inputs, int outputs);
 /* Pack weights [outputs, inputs] into `panels`, in parallel. */
 void linear_pack(Team *team, int bits, int inputs, int outputs, const float *weights, uint8_t *panels);
-/* Fill in the codes of one token's groups [first, last) from `values`. */
-void quantize_token(const Activations *a, int tokens, int token, int inputs, int first, int last);
+/* Tokens are taken in tiles as equal as can be (8 are 4 + 4): how many, and where each begins. */
+int num_tiles(int tokens);
+int tile_start(int tokens, int tile);
+/* Quantize groups [first, last) of the values of one tile's tokens. */
+void quantize_tile(const Activations *a, int tokens, int tile, int inputs, int first, int last);
 /* One phase of a run: out [tokens, stride] = the linear of the activations, or += `scale` times it. */
 void linear_run(Member *member, const Linear *linear, const Activations *a, int tokens, float *out, int stride,
                 Epilogue epilogue, float scale);

@@ -30,7 +30,7 @@ class PackedModel:
     vocab_size: int
     num_threads: int
     weight_bytes: int
-    _keep: list[torch.Tensor] = field(default_factory=list)
+    _keep: list[torch.Tensor | library.Pages] = field(default_factory=list)
 
 
 def refusal(config: Any) -> str | None:
@@ -73,7 +73,7 @@ class _Packer:
         self._bits = bits
         self._is_bf16 = dtype is not torch.float32
         self._team: int = self._library.team_create(num_threads)
-        self._keep: list[torch.Tensor] = []
+        self._keep: list[torch.Tensor | library.Pages] = []
         self._weight_bytes = 0
 
     def pack(self, max_positions: int) -> PackedModel:
@@ -153,16 +153,14 @@ class _Packer:
     ) -> library.Linear:
         weight = torch.cat([w.detach().float() for w in weights]).contiguous()
         outputs, inputs = weight.shape
-        panels = torch.empty(self._library.linear_bytes(bits, inputs, outputs) + 64, dtype=torch.uint8)
-        start = -panels.data_ptr() % 64  # cache lines
-        pointer = panels.data_ptr() + start
-        self._library.linear_pack(self._team, bits, inputs, outputs, weight.data_ptr(), pointer)
+        panels = library.Pages(self._library.linear_bytes(bits, inputs, outputs))
+        self._library.linear_pack(self._team, bits, inputs, outputs, weight.data_ptr(), panels.address)
         self._keep.append(panels)
-        self._weight_bytes += panels.numel()
+        self._weight_bytes += panels.size
         bias = None
         if biases is not None and biases[0] is not None:
             bias = self._pointer(torch.cat([b.detach().float() for b in biases if b is not None]))
-        return library.Linear(bits, inputs, outputs, int(is_gated), pointer, bias)
+        return library.Linear(bits, inputs, outputs, int(is_gated), panels.address, bias)
 
     def _norm(self, module: Any) -> int:
         weight = module.weight.detach().float()

@@ -1,23 +1,26 @@
-/* A team of threads that run one function together, with barriers and shared work counters inside it. */
+/* A team of threads that go through the same phases of work, each phase cut into pieces that any of them takes.
+ *
+ * A phase ends when its pieces are done, not when all threads have come: one that another program has pushed off its
+ * core holds up nothing but the piece it had begun, and catches up later. */
 #ifndef TGI_THREADS_H
 #define TGI_THREADS_H
 
 typedef struct Team Team;
-/* What one member sees of a run: its number, and its place in the sequence of barriers. */
+/* What one thread knows of a run. */
 typedef struct {
   Team *team;
-  int id;
   unsigned phase;
+  int holds_piece;
 } Member;
 
 Team *team_create(int num_threads);
 void team_destroy(Team *team);
 int team_size(const Team *team);
-/* Run `work(context, member)` on every thread, the caller's included; returns when all have returned. */
+/* Run `work(context, member)` on every thread, the caller's included; returns when nobody works on it any more. */
 void team_run(Team *team, void (*work)(void *context, Member *member), void *context);
-/* The next unclaimed piece of this phase's work, from 0. */
-int next_piece(Member *member);
-/* Wait for the others; begins the next phase, whose pieces count from 0 again. */
+/* Take one of this phase's `total` (> 0) pieces: its number, or -1 when none is left. */
+int next_piece(Member *member, int total);
+/* Wait until all pieces of this phase, which must have been taken, are done; begins the next phase. */
 void next_phase(Member *member);
 
 #endif

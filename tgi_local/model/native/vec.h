@@ -40,24 +40,28 @@ INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 
 /* `a` in the lanes where `mask` is set (all ones), else `b`. */
 INLINE f32x16 select16(i32x16 mask, f32x16 a, f32x16 b) { return (f32x16)((mask & (i32x16)a) | (~mask & (i32x16)b)); }
-INLINE f32x16 max16(f32x16 a, f32x16 b) { return select16(a > b, a, b); }
+/* Per lane the greater one; `b` where either is NaN. */
+INLINE f32x16 max16(f32x16 a, f32x16 b) {
+#ifdef __AVX512F__
+  return (f32x16)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return select16(a > b, a, b);
+#endif
+}
+
+#define FOLD(V, OP)                                                                                       \
+  do {                                                                                                    \
+    V = OP(V, __builtin_shufflevector(V, V, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));       \
+    V = OP(V, __builtin_shufflevector(V, V, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));       \
+    V = OP(V, __builtin_shufflevector(V, V, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));       \
+    V = OP(V, __builtin_shufflevector(V, V, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));       \
+  } while (0)
+#define PLUS(A, B) ((A) + (B))
 
 /* The order of additions is fixed: halves, quarters, pairs. */
-INLINE float sum16(f32x16 v) {
-  float s[16];
-  store16(s, v);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; i++) s[i] += s[i + width];
-  return s[0];
-}
-
-INLINE float highest16(f32x16 v) {
-  float s[16];
-  store16(s, v);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
-  return s[0];
-}
+INLINE float sum16(f32x16 v) { FOLD(v, PLUS); return v[0]; }
+INLINE int32_t sum16_int(i32x16 v) { FOLD(v, PLUS); return v[0]; }
+INLINE float highest16(f32x16 v) { FOLD(v, max16); return v[0]; }
 
 /* bfloat16 is the upper half of a float. */
 INLINE f32x16 load_bf16(const uint16_t *p) {
