@@ -10,13 +10,16 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long check format docs space demo-model clean
+.PHONY: help run bench test test-long check format docs space demo-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: $(RUNTIME)  ## start the app: http://127.0.0.1:8080
 	@$(PY) app.py $(ARGS)
+
+bench: $(RUNTIME)  ## measure a running server  (ARGS="http://127.0.0.1:8080 --concurrency 1,8")
+	@$(PY) app.py bench $(ARGS)
 
 test: $(DEV)  ## run the tests
 	@$(PY) -m pytest $(ARGS)

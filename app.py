@@ -7,25 +7,21 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from tgi_local import paths
+from tgi_local import commands, paths
 from tgi_local.api.security import SecurityGate, policy_for
 from tgi_local.errors import StartupError
-from tgi_local.settings import PRINT_SCHEMA, PROGRAM, Settings, settings_or_exit
+from tgi_local.settings import PROGRAM, Settings, settings_or_exit
 
 logger = logging.getLogger(PROGRAM)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Serve until a signal comes. Exit status 2 for a wrong setting or model, 1 for a dead engine."""
+    """Serve until a signal comes, or run the sub-command that comes first. Exit status 2 for a wrong setting or model."""
     args = sys.argv[1:] if args is None else list(args)
-    if args == [PRINT_SCHEMA]:
-        from tgi_local.api.openapi import document_text
-
-        print(document_text())
-        return
-    settings = settings_or_exit(args)
     try:
-        status = serve(settings)
+        status = commands.run(args)
+        if status is None:
+            status = serve(settings_or_exit(args))
     except StartupError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         status = 2

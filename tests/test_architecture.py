@@ -57,6 +57,9 @@ CONTRACT = (
     row("ui.desktop", only="webview"),
     row("ui.mount", "tgi_local", "ui", only="gradio fastapi"),  # where the page is given its place on the port
     row("tgi_local", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.logs", never=HEAVY | WEB),
+    row("tgi_local.commands", *VOCABULARY, *parts("api.openapi bench.command"), only=""),
+    row("tgi_local.bench", *VOCABULARY, only="h11 orjson"),  # a client of any server, and light beside it
+    row("tgi_local.bench.measures", only=""),  # drivers in other environments import it alone
     row("tgi_local.types", "tgi_local.constraints", only=""),
     row("tgi_local.constraints", only=""),
     row("tgi_local.errors", only=""),
@@ -266,6 +269,11 @@ LIGHT = [
             [name for name in MODULES if name == "tgi_local.settings"],
             "torch transformers gradio fastapi",
             id="settings",
+        ),
+        pytest.param(
+            [name for name in MODULES if name.startswith("tgi_local.bench")],
+            "torch transformers numpy fastapi gradio pydantic httpx",
+            id="bench",
         ),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from tests.serving import clean_environment
 from tgi_local.api.operations import OPERATIONS
+from tgi_local.bench.options import build_parser
 from tgi_local.metrics import Metrics
 from tgi_local.settings import Settings
 
@@ -32,6 +33,7 @@ def test_the_pages_are_current() -> None:
             "flags",
             [f"`--{name.replace('_', '-')}`" for name in Settings.model_fields if name[:3] not in ("aip", "hf_")],
         ),
+        ("bench", [f"`{option}`" for action in build_parser()._actions for option in action.option_strings[:1]][1:]),
         ("routes", [f"`{operation.path}`" for operation in OPERATIONS]),
         ("metrics", [f"`{metric.name}`" for metric in Metrics().describe()]),
     ],

@@ -25,7 +25,6 @@ from pydantic_settings import (
 from tgi_local.tgi_flags import NO_EFFECT, TgiFlags
 
 PROGRAM = "tgi-local"
-PRINT_SCHEMA = "print-schema"
 DEFAULT_HOSTNAME = "127.0.0.1"
 DEFAULT_PORT = 8080
 SPACE_PORT = 7860
@@ -235,7 +234,8 @@ def load_settings(args: Sequence[str]) -> Settings:
 
 
 _EPILOG = (
-    f"`{PROGRAM} {PRINT_SCHEMA}` prints the OpenAPI document and ends. TGI's other flags are accepted and change nothing: "
+    f"`{PROGRAM} print-schema` prints the OpenAPI document and ends; `{PROGRAM} bench` measures a server, this or another "
+    "(bench --help). TGI's other flags are accepted and change nothing: "
     + ", ".join(f"--{name.replace('_', '-')}" for name in NO_EFFECT)
 )
 

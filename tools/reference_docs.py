@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo  # noqa: E402
 
 from tgi_local.api.openapi import document  # noqa: E402
 from tgi_local.api.operations import OPERATIONS, Operation  # noqa: E402
+from tgi_local.bench.options import build_parser  # noqa: E402
 from tgi_local.metrics import Metrics  # noqa: E402
 from tgi_local.settings import Settings  # noqa: E402
 from tgi_local.tgi_flags import NO_EFFECT, NOT_SUPPORTED, TgiFlags  # noqa: E402
@@ -45,7 +46,7 @@ def main(args: list[str]) -> int:
 
 
 def pages() -> dict[Path, str]:
-    texts = {"flags": flags_page(), "routes": routes_page(), "metrics": metrics_page()}
+    texts = {"flags": flags_page(), "bench": bench_page(), "routes": routes_page(), "metrics": metrics_page()}
     return {FOLDER / f"{name}.md": f"{NOTE}\n\n{text.rstrip()}\n" for name, text in texts.items()}
 
 
@@ -57,7 +58,8 @@ def flags_page() -> str:
         [
             "# Flags and variables",
             "Every flag has an environment variable of the same name in capitals (`--max-total-tokens`, "
-            "`MAX_TOTAL_TOKENS`). The command line wins. `tgi-local print-schema` prints the OpenAPI document and ends.",
+            "`MAX_TOTAL_TOKENS`). The command line wins. `tgi-local print-schema` prints the OpenAPI document and ends; "
+            "`tgi-local bench` [measures a server](bench.md).",
             table(["Flag", "Variable", "Value", "Default", "Meaning"], [flag_row(name, fields[name]) for name in own]),
             "## Variables of cloud platforms",
             table(["Variable", "Meaning"], [[code(name.upper()), described(fields[name])] for name in platforms]),
@@ -75,6 +77,46 @@ def flags_page() -> str:
             ),
         ]
     )
+
+
+def bench_page() -> str:
+    actions = [action for action in build_parser()._actions if action.dest != "help"]
+    rows = [
+        [
+            code(action.option_strings[0] if action.option_strings else action.dest),
+            ", ".join(code(str(choice)) for choice in action.choices) if action.choices else action.metavar or "",
+            action.help or "",
+        ]
+        for action in actions
+    ]
+    return "\n\n".join(
+        [
+            "# Measuring a server",
+            "`tgi-local bench` (`make bench ARGS=...`) loads any server of OpenAI's `/v1/completions` or "
+            "`/v1/chat/completions` and prints one line per level.",
+            table(["Argument", "Value", "Meaning"], [[str(cell) for cell in row] for row in rows]),
+            "## What the figures mean",
+            BENCH_FIGURES,
+        ]
+    )
+
+
+BENCH_FIGURES: Final = """\
+* Every request is streamed and greedy, and has a prompt of its own: random words of one token each, found by the server's own
+  count of prompt tokens, or token ids with `--token-ids`. A chat template's tokens count as part of the prompt. Each run draws
+  new prompts, so that none is in a prefix cache already; what `--shared-prefix-tokens` shares is, after a warm-up request.
+* **Throughput** is all tokens of complete answers over the time from the first request to the last answer, the run's
+  beginning and end included; tokens are those of the server's `usage`.
+* **TTFT** runs from when a request was due to the first event with text, thoughts or a tool call. In an open loop (`--rate`)
+  a request is due when it arrives, whether or not a connection is ready.
+* **Inter-token** figures are the gaps between such events of one request, of all requests together. An event may hold several
+  tokens, or a token show no text yet: `tokens_per_event` says how many there were, and a note under the table says so from 1.1
+  on. `time_per_token_ms` in the JSON is one figure per request, (last event - first event) / (tokens - 1), and does not depend
+  on how a server packs its events.
+* Requests that failed are counted under `errors`, by kind, and nowhere else.
+* **client CPU** is the load generator's own share of one core: what it takes from a server on the same machine.
+* Exit status: 0, or 1 when a measured request failed, or 2 with one line for wrong arguments and for a server that is not
+  there, refuses the key or refuses the first request."""
 
 
 def flag_row(name: str, field: FieldInfo) -> list[str]:
