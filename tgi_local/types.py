@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from tgi_local.constraints import Grammar, GrammarSource
 
@@ -174,8 +175,7 @@ class SampledToken:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """One step's news for one request. `finish_reason` or `error` marks the one terminal event.
 
     Times are on the monotonic clock, seconds; `started_s` is when the request first joined a batch.
