@@ -9,6 +9,7 @@ from tests.engine.simulating import make_engine, make_request, run_to_end, serve
 from tests.fakes import FakeRunner, expected_output
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import Engine
+from tgi_local.engine.guarded_runner import GuardedRunner
 from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.scheduler import _row
 from tgi_local.engine.sequence import Sequence
@@ -100,8 +101,8 @@ def test_a_sibling_goes_on_where_the_first_one_ended(ending: str) -> None:
     else:
 
         def fail(plan: StepPlan) -> None:
-            runner.before_step = lambda plan: None
-            raise RuntimeError("on purpose")
+            if plan.rows[0].request_id == "first":
+                raise RuntimeError("on purpose")
 
         runner.before_step = fail
         engine.step()
@@ -207,7 +208,7 @@ def test_what_a_failed_row_has_written_is_not_trusted() -> None:
             )
 
     engine, runner = make_engine(max_batch_tokens=4)
-    engine._runner = Poisoned(runner.num_blocks, runner.block_size)
+    engine._runner = GuardedRunner(Poisoned(runner.num_blocks, runner.block_size))
     (event,) = serve(engine, make_request("bad", text(9), 3))["bad"]
     assert event.error is not None
     assert num_cached(engine, text(9)) == 0
@@ -232,6 +233,22 @@ def count_lookups(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[Block
     find = cache.find
     monkeypatch.setattr(cache, "find", lambda key: (keys.append(key), find(key))[1])
     return keys
+
+
+def test_what_is_computed_again_is_prefill_and_counts_apart() -> None:
+    engine, _ = make_engine(num_blocks=12)
+    prompts = [text(9, 100 * (i + 1)) for i in range(4)]
+    for i, prompt in enumerate(prompts):
+        engine.submit(make_request(f"r{i}", prompt, 20))
+    stats = []
+    while engine.has_work:
+        stats.append(engine.step()[1])
+    assert sum(step.num_prompt_tokens for step in stats) == 4 * 9
+    assert sum(step.num_cached_prompt_tokens for step in stats) == 0, "its own blocks are no gain"
+    assert sum(step.num_generated_tokens for step in stats) == 4 * 20
+    again = [step for step in stats if step.num_recomputed_tokens]
+    assert again and all(step.num_prefill_rows > 0 for step in again)
+    assert all(step.num_prefill_rows == 0 for step in stats if not step.num_prompt_tokens and step not in again)
 
 
 def submit_copies(engine: Engine, prompt: list[int], count: int, num_new: int) -> None:

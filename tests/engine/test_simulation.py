@@ -15,7 +15,7 @@ from tgi_local.engine.engine import EngineFailedError
 from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import StepPlan
-from tgi_local.types import FinishReason
+from tgi_local.types import FinishReason, StepStats
 
 
 @pytest.fixture
@@ -28,13 +28,15 @@ def no_logs() -> Iterator[None]:
 
 @pytest.mark.parametrize("batch", range(8))
 def test_random_workloads_are_exact_and_keep_the_invariants(batch: int, no_logs: None) -> None:
-    num_preempted = num_cached = 0
+    stats: list[StepStats] = []
     for seed in range(batch * 400, (batch + 1) * 400):
         workload = Workload(seed)
         workload.run()
-        num_preempted += workload.num_preempted
-        num_cached += workload.num_cached
-    assert num_preempted > 50 and num_cached > 1000, "these workloads test nothing"
+        stats += workload.stats
+    num_preempted = sum(step.num_preempted for step in stats)
+    num_cached = sum(step.num_cached_prompt_tokens for step in stats)
+    num_failed = sum(step.failed for step in stats)
+    assert num_preempted > 50 and num_cached > 1000 and num_failed > 500, "these workloads test nothing"
 
 
 @pytest.mark.parametrize("max_lookups", [1, 3])

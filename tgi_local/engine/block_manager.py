@@ -130,6 +130,10 @@ class BlockManager:
         sequence.num_computed_tokens = 0
         self._owners.pop(sequence.request_id, None)
 
+    def unused_block(self) -> int | None:
+        """A block that holds nothing, and may be written to until the next one is taken."""
+        return self._free[-1] if self._free else None
+
     def forget_unused(self) -> None:
         """Drop every cached block that nobody uses: after a failure, what they hold is in doubt."""
         while self._cache.num_unused:

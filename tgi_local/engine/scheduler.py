@@ -8,6 +8,7 @@ from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
+from tgi_local.engine.step_budget import StepBudget
 from tgi_local.engine.waiting_queue import WaitingQueue
 from tgi_local.errors import GenerationError
 from tgi_local.types import FinishReason, GenerationRequest, SampledToken, TokenEvent, TokenLogprob
@@ -24,6 +25,17 @@ class SchedulerLimits:
 
     max_batch_size: int
     max_batch_tokens: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a step did. Every prompt token is in one of the first two, once."""
+
+    num_prompt_tokens: int = 0
+    num_cached_prompt_tokens: int = 0  # not computed, because the prefix cache had them
+    num_recomputed_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preempted: int = 0
 
 
 class Scheduler:
@@ -43,8 +55,9 @@ class Scheduler:
     ) -> None:
         self.limits = limits
         self.blocks = blocks
+        self.budget = StepBudget(limits.max_batch_tokens)
         self.num_preempted = 0
-        self.num_cached_prompt_tokens = 0  # not computed, because the prefix cache had them
+        self._counts = Counts()
         self.max_running_tokens = 0  # what the running requests come to when all of them use up their budget
         self._clock = clock
         self._waiting = WaitingQueue()
@@ -87,7 +100,7 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, or None when there is nothing to do."""
         planned: dict[str, StepRow] = {}
-        budget = self.limits.max_batch_tokens
+        budget = self.budget.tokens
         num_preempted_before = self.num_preempted
         # Decodes first: one token each, so that prefill only gets what is left of the budget.
         prefilling = []
@@ -131,6 +144,11 @@ class Scheduler:
                 events.append(self._error(sequence, reason))
         self.blocks.forget_unused()
         return events
+
+    def take_counts(self) -> Counts:
+        """What was done since the last call."""
+        counts, self._counts = self._counts, Counts()
+        return counts
 
     def request_ids(self) -> list[str]:
         return list(self._by_id)
@@ -191,17 +209,18 @@ class Scheduler:
         self._running[sequence.request_id] = sequence
         self.max_running_tokens += sequence.max_tokens
         num_cached = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        self._counts.num_cached_prompt_tokens += max(0, num_cached - sequence.num_seen_tokens)
+        sequence.num_seen_tokens = max(sequence.num_seen_tokens, sequence.num_computed_tokens)
         if not sequence.started_s:
             sequence.started_s = self._clock()
             sequence.num_cached_tokens = num_cached
-        if sequence.num_generated_tokens == 0:
-            self.num_cached_prompt_tokens += num_cached
 
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
         sequence.prompt_logprobs.clear()
         self._waiting.put_back(sequence)
         self.num_preempted += 1
+        self._counts.num_preempted += 1
 
     def _stop(self, sequence: Sequence) -> None:
         """`sequence` runs no more."""
@@ -219,6 +238,7 @@ class Scheduler:
     def _book(self, sequence: Sequence, row: StepRow, outcome: RowResult, now_s: float) -> TokenEvent | None:
         if outcome.error is not None:
             return self._error(sequence, outcome.error)
+        self._count(sequence, len(row.token_ids))
         sequence.num_computed_tokens += len(row.token_ids)
         sequence.prompt_logprobs.extend(outcome.target_logprobs)
         self.blocks.publish(sequence)
@@ -227,6 +247,7 @@ class Scheduler:
         if outcome.token is None:
             raise RuntimeError(f"the runner returned no token for a sampling row of {row.request_id}, this is a bug")
         sequence.token_ids.append(outcome.token.id)
+        self._counts.num_generated_tokens += 1
         if sequence.constraint is not None:
             try:
                 sequence.constraint.advance(outcome.token.id)
@@ -242,6 +263,16 @@ class Scheduler:
             started_s=sequence.started_s,
             emitted_s=now_s,
         )
+
+    def _count(self, sequence: Sequence, num_new: int) -> None:
+        """Count the next `num_new` tokens of `sequence`, which were computed."""
+        start, seen = sequence.num_computed_tokens, sequence.num_seen_tokens
+        end = start + num_new
+        if start < seen:
+            self._counts.num_recomputed_tokens += min(end, seen) - start
+        if end > seen:
+            self._counts.num_prompt_tokens += max(0, min(end, sequence.num_prompt_tokens) - seen)
+            sequence.num_seen_tokens = end
 
     def _error(self, sequence: Sequence, reason: str) -> TokenEvent:
         return TokenEvent(

@@ -8,6 +8,14 @@ from tgi_local.constraints import TokenConstraint
 from tgi_local.types import SampledToken, SamplingParams
 
 
+class OutOfMemoryError(Exception):
+    """The device has no memory for a step of this size. The model is well, and a smaller step may fit."""
+
+
+class FatalModelError(Exception):
+    """The device computes nothing any more, as CUDA after an illegal access; only a new process can."""
+
+
 class StepRow(NamedTuple):
     """The work of one sequence in one step; a prefill chunk has many token ids, a decode row has one.
 
@@ -32,6 +40,11 @@ class StepRow(NamedTuple):
     num_prompt_tokens: int = 0
     logprob_targets: tuple[int, ...] = ()
     constraint: TokenConstraint | None = None
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether it computes more than the token that its sequence has just got, for whatever reason."""
+        return len(self.token_ids) > 1 or not self.is_sampling or self.step_index == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +89,8 @@ class Runner(Protocol):
     def block_size(self) -> int: ...
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Compute every row of `plan`, writing its keys and values into the cache blocks it names."""
+        """Compute every row of `plan`, writing its keys and values into the cache blocks it names.
+
+        Raises OutOfMemoryError, FatalModelError, or anything else when it fails. Rows may come again after that.
+        """
         ...
