@@ -11,7 +11,7 @@ from tgi_local.types import Finish, FinishReason, GenerationRequest, SamplingPar
 
 COUNTERS = ["tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_inference_count"]
 COUNTERS += ["tgi_batch_inference_success", "tgi_batch_inference_failure"]
-GAUGES = ["tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"]
+GAUGES = ["tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens", "tgi_batch_max_step_tokens"]
 SECONDS = ["tgi_request_duration", "tgi_request_validation_duration", "tgi_request_queue_duration"]
 SECONDS += ["tgi_request_inference_duration", "tgi_request_mean_time_per_token_duration", "tgi_batch_forward_duration"]
 SECONDS += ["tgi_batch_inference_duration"]
@@ -20,8 +20,7 @@ LENGTHS += ["tgi_request_input_length", "tgi_request_max_new_tokens", "tgi_reque
 
 
 def stats(**values: Any) -> StepStats:
-    counts = ("num_running", "num_waiting", "num_prompt_tokens", "num_generated_tokens", "num_preempted")
-    quiet = {**dict.fromkeys(counts, 0), "used_blocks": 0, "num_blocks": 64, "step_s": 0.0}
+    quiet = {"num_running": 0, "num_waiting": 0, "used_blocks": 0, "num_blocks": 64, "step_s": 0.0, "num_rows": 1}
     return StepStats(**{**quiet, **values})
 
 
@@ -139,18 +138,20 @@ def test_steps() -> None:
             num_prompt_tokens=5,
             num_generated_tokens=2,
             num_preempted=1,
+            num_recomputed_tokens=8,
             step_s=0.25,
             forward_s=0.5,
             num_prefill_rows=1,
         )
     )
-    metrics.step_done(stats(num_running=1, num_generated_tokens=3, used_blocks=7, max_tokens=40))
+    metrics.step_done(stats(num_running=1, num_generated_tokens=3, used_blocks=7, max_tokens=40, max_step_tokens=2048))
     for name in ("tgi_batch_inference_count", "tgi_batch_inference_success"):
         assert value(metrics, name, method="prefill") == 2, "one of them had decodes, too"
         assert value(metrics, name, method="decode") == 1
     assert not parsed(metrics)["tgi_batch_inference_failure"].samples
     assert value(metrics, "tgi_prompt_tokens") == 35 and value(metrics, "tgi_generated_tokens") == 5
-    assert value(metrics, "tgi_preemptions") == 1
+    assert value(metrics, "tgi_preemptions") == 1 and value(metrics, "tgi_recomputed_tokens") == 8
+    assert value(metrics, "tgi_batch_max_step_tokens") == 2048
     assert value(metrics, "tgi_batch_inference_duration_sum", method="prefill") == 0.75
     assert value(metrics, "tgi_batch_forward_duration_sum", method="prefill") == 0.5
     assert value(metrics, "tgi_batch_next_size_sum") == 3 and value(metrics, "tgi_batch_next_size_count") == 2
@@ -162,7 +163,7 @@ def test_steps() -> None:
 def test_news_outside_a_step_moves_gauges_only() -> None:
     metrics = Metrics()
     metrics.step_done(stats(num_running=2, num_generated_tokens=2, used_blocks=9))
-    metrics.step_done(stats(num_waiting=4))
+    metrics.step_done(stats(num_rows=0, num_waiting=4))
     assert value(metrics, "tgi_batch_inference_count", method="decode") == 1
     assert value(metrics, "tgi_batch_current_size") == 0 and value(metrics, "tgi_queue_size") == 4
     assert value(metrics, "tgi_kv_blocks_used") == 0
@@ -170,7 +171,7 @@ def test_news_outside_a_step_moves_gauges_only() -> None:
 
 def test_a_failed_step_is_a_failure() -> None:
     metrics = Metrics()
-    metrics.step_done(stats(num_prompt_tokens=5, failed=True))
+    metrics.step_done(stats(num_prefill_rows=1, failed=True))
     assert value(metrics, "tgi_batch_inference_failure", method="prefill") == 1
     assert not parsed(metrics)["tgi_batch_inference_success"].samples
 

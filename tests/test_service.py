@@ -31,12 +31,12 @@ async def server(tiny_folder: Path) -> AsyncIterator[InProcess]:
 
 
 def fail_at(server: InProcess, step: int) -> None:
-    """The model raises in the step-th step from now."""
-    first = server.runner.num_steps
+    """The model raises in the step-th step from now, and when it is tried again."""
+    failing = server.runner.num_steps + step
+    attempts = iter(range(2))
 
     def before(plan: StepPlan) -> None:
-        if server.runner.num_steps == first + step:
-            server.runner.before_step = lambda plan: None
+        if server.runner.num_steps == failing and next(attempts, None) is not None:
             raise RuntimeError("boom: secret detail")
 
     server.runner.before_step = before

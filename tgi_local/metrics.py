@@ -24,8 +24,9 @@ _COUNTERS = {
     "tgi_batch_inference_count": "engine steps started, by method",
     "tgi_batch_inference_success": "engine steps finished, by method",
     "tgi_batch_inference_failure": "engine steps failed, by method",
-    "tgi_prompt_tokens": "prompt tokens computed",
+    "tgi_prompt_tokens": "prompt tokens computed, each counted once",
     "tgi_cached_prompt_tokens": "prompt tokens found in the prefix cache, not computed",
+    "tgi_recomputed_tokens": "tokens computed again after a preemption",
     "tgi_generated_tokens": "tokens generated",
     "tgi_preemptions": "sequences preempted for want of KV blocks",
 }
@@ -36,7 +37,7 @@ _LENGTHS = {
     "tgi_request_max_new_tokens": "tokens asked for",
     "tgi_request_generated_tokens": "tokens generated",
 }
-# A step computes prompts and next tokens mixed; one with any prompt in it counts as `prefill`.
+# A step computes prompts and next tokens mixed; one with any prompt in it, or one computed again, counts as `prefill`.
 _LABELS = {"tgi_request_failure": ["err"]} | {
     f"tgi_batch_inference_{outcome}": ["method"] for outcome in ("count", "success", "failure")
 }
@@ -62,6 +63,9 @@ class Metrics:
         self._queue_size = self._gauge("tgi_queue_size", "requests waiting")
         self._batch_size = self._gauge("tgi_batch_current_size", "sequences running")
         self._max_tokens = self._gauge("tgi_batch_current_max_tokens", "most tokens the running sequences can come to")
+        self._max_step_tokens = self._gauge(
+            "tgi_batch_max_step_tokens", "most tokens that a step may compute, fewer after memory ran out"
+        )
         self._kv_used = self._gauge("tgi_kv_blocks_used", "KV cache blocks in use")
         self._kv_total = self._gauge("tgi_kv_blocks", "KV cache blocks")
         self._duration = self._seconds("tgi_request_duration", "arrival to last token")
@@ -109,18 +113,20 @@ class Metrics:
         self._queue_size.set(stats.num_waiting)
         self._batch_size.set(stats.num_running)
         self._max_tokens.set(stats.max_tokens)
+        self._max_step_tokens.set(stats.max_step_tokens)
         self._kv_used.set(stats.used_blocks)
         self._kv_total.set(stats.num_blocks)
-        if stats.num_prompt_tokens + stats.num_generated_tokens == 0 and not stats.failed:
+        self._counters["tgi_prompt_tokens"].inc(stats.num_prompt_tokens)
+        self._counters["tgi_cached_prompt_tokens"].inc(stats.num_cached_prompt_tokens)
+        self._counters["tgi_recomputed_tokens"].inc(stats.num_recomputed_tokens)
+        self._counters["tgi_generated_tokens"].inc(stats.num_generated_tokens)
+        self._counters["tgi_preemptions"].inc(stats.num_preempted)
+        if stats.num_rows == 0:
             return  # news outside a step
-        method = "prefill" if stats.num_prompt_tokens else "decode"
+        method = "prefill" if stats.num_prefill_rows else "decode"
         outcome = "tgi_batch_inference_failure" if stats.failed else "tgi_batch_inference_success"
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters[outcome].labels(method).inc()
-        self._counters["tgi_prompt_tokens"].inc(stats.num_prompt_tokens)
-        self._counters["tgi_cached_prompt_tokens"].inc(stats.num_cached_prompt_tokens)
-        self._counters["tgi_generated_tokens"].inc(stats.num_generated_tokens)
-        self._counters["tgi_preemptions"].inc(stats.num_preempted)
         self._step.labels(method).observe(stats.step_s)
         self._forward.labels(method).observe(stats.forward_s)
         if stats.num_prefill_rows:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from tgi_local.constraints import Grammar, GrammarSource
 
@@ -174,8 +175,7 @@ class SampledToken:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """One step's news for one request. `finish_reason` or `error` marks the one terminal event.
 
     Times are on the monotonic clock, seconds; `started_s` is when the request first joined a batch.
@@ -301,23 +301,29 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one engine step did; for metrics. Prompt tokens are those computed, those taken from the cache apart.
+    """What one engine step did; for metrics.
 
-    `forward_s` is the model's part of `step_s`; `max_tokens` is the most that the running requests can come to.
+    Every prompt token is counted once, as computed or as found in the cache; tokens computed again after a preemption
+    are counted apart. `forward_s` is the model's part of `step_s`; `max_tokens` is the most that the running requests
+    can come to; `max_step_tokens` is what a step may compute, at present. `num_rows` is 0 outside a step; `failed`
+    when none of them got a result.
     """
 
     num_running: int
     num_waiting: int
-    num_prompt_tokens: int
-    num_generated_tokens: int
-    num_preempted: int
     used_blocks: int
     num_blocks: int
     step_s: float
-    num_cached_prompt_tokens: int = 0
-    forward_s: float = 0.0
-    num_prefill_rows: int = 0
     max_tokens: int = 0
+    max_step_tokens: int = 0
+    forward_s: float = 0.0
+    num_rows: int = 0
+    num_prefill_rows: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_prompt_tokens: int = 0
+    num_recomputed_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preempted: int = 0
     failed: bool = False
 
 

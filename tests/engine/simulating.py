@@ -8,8 +8,8 @@ from tests.fakes import FakeRunner, expected_output
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import Engine
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
-from tgi_local.engine.step import StepPlan
-from tgi_local.types import GenerationRequest, SamplingParams, StopParams, TokenEvent
+from tgi_local.engine.step import OutOfMemoryError, StepPlan, StepResult
+from tgi_local.types import GenerationRequest, SamplingParams, StepStats, StopParams, TokenEvent
 
 
 def make_request(
@@ -60,11 +60,16 @@ def watch_plans(runner: FakeRunner) -> list[StepPlan]:
     return plans
 
 
+class OnPurpose(RuntimeError):
+    """A failure of the model that the test wanted."""
+
+
 class Workload:
-    """A random server with random users, who share prefixes, go on talking, lose interest and hit failing steps.
+    """A random server with random users, who share prefixes, go on talking and lose interest, on a model that fails.
 
     Two tokens make up every text, so that blocks are shared wherever that is allowed; caches are tiny, so that they
-    are evicted and sequences preempted all the time.
+    are evicted and sequences preempted all the time. Some steps fail once, some requests fail always, and memory
+    may last for a few tokens per step only.
     """
 
     def __init__(self, seed: int, block_manager: Callable[[int, int], BlockManager] = BlockManager) -> None:
@@ -79,17 +84,20 @@ class Workload:
             vocab_size=3,
             block_manager=block_manager,
         )
-        self._runner.before_step = self._fail_sometimes
-        self._failed_step = -1
-        self._failing: set[str] = set()
+        self.engine._scheduler.budget._patience = rng.choice([1, 4])
+        self._compute = self._runner.run
+        self._runner.run = self._run_model  # type: ignore[method-assign]
+        self._num_runs = 0  # in this step
+        self._memory = rng.choice([1000, 1000, 1000, 1, 2, 5])  # tokens per step
+        self._poison: dict[str, int] = {}  # requests that the model can not compute after so many tokens
+        self._bugs: list[Exception] = []
         self._requests: dict[str, GenerationRequest] = {}
         self._events: dict[str, list[TokenEvent]] = {}
         self._cancelled: set[str] = set()
         self._num_to_come = rng.randrange(2, 9)
         self._max_steps = 100
         self.num_steps = 0
-        self.num_preempted = 0
-        self.num_cached = 0
+        self.stats: list[StepStats] = []
 
     def run(self, *, check_invariants: bool = True) -> None:
         """Raises, in whatever way, when anything is wrong."""
@@ -104,8 +112,11 @@ class Workload:
             self._step()
             if check_invariants:
                 self.engine.check_invariants()
+        assert not self._bugs
         self._check_answers()
+        self._check_counts()
         assert self.engine.stats().used_blocks == 0
+        assert self.engine._scheduler.max_running_tokens == 0
 
     def _submit(self, prompt: list[int]) -> None:
         """One user's next turn: `n` equal requests."""
@@ -118,6 +129,9 @@ class Workload:
                 request_id, prompt, num_new, prompt_logprobs=rng.random() < 0.1, **fields
             )
             self._events[request_id] = []
+            # More of them at once could not be told from a model that is broken.
+            if rng.random() < 0.05 and sum(not self._is_over(poisoned) for poisoned in self._poison) < 3:
+                self._poison[request_id] = rng.randrange(4)
             self._max_steps += 20 * (len(prompt) + num_new)
             self.engine.submit(self._requests[request_id])
         self._num_to_come -= 1
@@ -125,9 +139,11 @@ class Workload:
     def _step(self) -> None:
         self.num_steps += 1
         assert self.num_steps < self._max_steps, "a livelock"
+        self._num_runs = 0
+        if self._rng.random() < 0.02:
+            self._memory = self._rng.choice([1000, 1, 3])
         events, stats = self.engine.step()
-        self.num_preempted += stats.num_preempted
-        self.num_cached += stats.num_cached_prompt_tokens
+        self.stats.append(stats)
         for event in events:
             self._events[event.request_id].append(event)
             if event.is_terminal and self._num_to_come > 0 and self._rng.random() < 0.5:
@@ -136,22 +152,44 @@ class Workload:
                 if len(said) + 1 < self._capacity:
                     self._submit([*said, self._rng.randrange(1, 3)])
 
-    def _fail_sometimes(self, plan: StepPlan) -> None:
-        if self._rng.random() < 0.01 and self._failed_step < self.num_steps - 1:
-            self._failed_step = self.num_steps
-            self._failing |= {row.request_id for row in plan.rows}
-            raise RuntimeError("a failure on purpose")
+    def _is_over(self, request_id: str) -> bool:
+        return request_id in self._cancelled or any(event.is_terminal for event in self._events[request_id])
+
+    def _run_model(self, plan: StepPlan) -> StepResult:
+        self._num_runs += 1
+        is_poisoned = any(row.step_index >= self._poison.get(row.request_id, 1000) for row in plan.rows)
+        if is_poisoned or (self._num_runs == 1 and self._rng.random() < 0.02):
+            raise OnPurpose
+        if plan.num_tokens > self._memory:
+            raise OutOfMemoryError
+        try:
+            return self._compute(plan)
+        except Exception as error:
+            self._bugs.append(error)
+            raise
 
     def _check_answers(self) -> None:
         for request_id, events in self._events.items():
             request = self._requests[request_id]
-            expected = expected_output(list(request.prompt_token_ids), request.stopping.max_new_tokens, 3)
-            if request_id in self._cancelled | self._failing:
+            num_new = request.stopping.max_new_tokens
+            expected = expected_output(list(request.prompt_token_ids), num_new, 3)
+            if request_id in self._cancelled:
                 assert tokens(events) == expected[: len(tokens(events))]
-                assert sum(event.is_terminal for event in events) == (request_id not in self._cancelled)
+                assert not any(event.is_terminal for event in events)
                 continue
-            assert tokens(events) == expected
+            num_good = self._poison.get(request_id, num_new)
+            assert tokens(events) == expected[:num_good]
             assert [event.is_terminal for event in events] == [False] * (len(events) - 1) + [True]
-            assert (events[0].prompt_logprobs is not None) == request.prompt_logprobs
-            assert events[0].num_cached_tokens < len(request.prompt_token_ids)
-            assert not any(event.num_cached_tokens for event in events[1:])
+            assert (events[-1].error is not None) == (num_good < num_new)
+            if num_good > 0:
+                assert (events[0].prompt_logprobs is not None) == request.prompt_logprobs
+                assert events[0].num_cached_tokens < len(request.prompt_token_ids)
+                assert not any(event.num_cached_tokens for event in events[1:])
+
+    def _check_counts(self) -> None:
+        num_generated = sum(len(tokens(events)) for events in self._events.values())
+        assert sum(step.num_generated_tokens for step in self.stats) == num_generated
+        assert sum(step.num_recomputed_tokens for step in self.stats) == 0 or any(s.num_preempted for s in self.stats)
+        if not self._cancelled and not self._poison:
+            num_counted = sum(step.num_prompt_tokens + step.num_cached_prompt_tokens for step in self.stats)
+            assert num_counted == sum(len(request.prompt_token_ids) for request in self._requests.values())

@@ -9,6 +9,8 @@ from tests.engine.simulating import make_engine, make_request, run_to_end, serve
 from tests.fakes import FakeRunner, expected_output
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import Engine
+from tgi_local.engine.guarded_runner import GuardedRunner
+from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.scheduler import _row
 from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import RowResult, StepPlan, StepResult
@@ -99,8 +101,8 @@ def test_a_sibling_goes_on_where_the_first_one_ended(ending: str) -> None:
     else:
 
         def fail(plan: StepPlan) -> None:
-            runner.before_step = lambda plan: None
-            raise RuntimeError("on purpose")
+            if plan.rows[0].request_id == "first":
+                raise RuntimeError("on purpose")
 
         runner.before_step = fail
         engine.step()
@@ -206,7 +208,7 @@ def test_what_a_failed_row_has_written_is_not_trusted() -> None:
             )
 
     engine, runner = make_engine(max_batch_tokens=4)
-    engine._runner = Poisoned(runner.num_blocks, runner.block_size)
+    engine._runner = GuardedRunner(Poisoned(runner.num_blocks, runner.block_size))
     (event,) = serve(engine, make_request("bad", text(9), 3))["bad"]
     assert event.error is not None
     assert num_cached(engine, text(9)) == 0
@@ -222,6 +224,59 @@ def test_stats_count_cached_prompt_tokens() -> None:
             totals[0] += stats.num_prompt_tokens
             totals[1] += stats.num_cached_prompt_tokens
     assert totals == [12, 8]
+
+
+def count_lookups(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[BlockKey]:
+    """A list of every key that is looked up from now on."""
+    keys: list[BlockKey] = []
+    cache = engine._scheduler.blocks._cache
+    find = cache.find
+    monkeypatch.setattr(cache, "find", lambda key: (keys.append(key), find(key))[1])
+    return keys
+
+
+def test_what_is_computed_again_is_prefill_and_counts_apart() -> None:
+    engine, _ = make_engine(num_blocks=12)
+    prompts = [text(9, 100 * (i + 1)) for i in range(4)]
+    for i, prompt in enumerate(prompts):
+        engine.submit(make_request(f"r{i}", prompt, 20))
+    stats = []
+    while engine.has_work:
+        stats.append(engine.step()[1])
+    assert sum(step.num_prompt_tokens for step in stats) == 4 * 9
+    assert sum(step.num_cached_prompt_tokens for step in stats) == 0, "its own blocks are no gain"
+    assert sum(step.num_generated_tokens for step in stats) == 4 * 20
+    again = [step for step in stats if step.num_recomputed_tokens]
+    assert again and all(step.num_prefill_rows > 0 for step in again)
+    assert all(step.num_prefill_rows == 0 for step in stats if not step.num_prompt_tokens and step not in again)
+
+
+def submit_copies(engine: Engine, prompt: list[int], count: int, num_new: int) -> None:
+    for i in range(count):
+        engine.submit(make_request(f"r{i}", prompt, num_new))
+
+
+def test_waiting_for_a_prefill_costs_one_look_up_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, runner = make_engine(num_blocks=1000, max_batch_size=64, max_batch_tokens=48)
+    keys = count_lookups(engine, monkeypatch)
+    num_blocks, num_copies = 50, 20
+    submit_copies(engine, text(num_blocks * BLOCK_SIZE + 1), num_copies, 1)
+    run_to_end(engine)
+    # Each block once by each, the first one's before they are published.
+    assert num_blocks * num_copies <= len(keys) <= (num_blocks + runner.num_steps) * num_copies
+
+
+def test_waiting_for_room_costs_no_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = make_engine(num_blocks=60, max_batch_size=64, max_batch_tokens=1000)
+    prompt = text(50 * BLOCK_SIZE + 1)
+    submit_copies(engine, prompt, 20, 30)
+    engine.step()
+    engine.step()
+    keys = count_lookups(engine, monkeypatch)
+    for _ in range(3):
+        assert engine.step()[1].num_waiting > 0
+    assert not [key for key in keys if set(key[1]) <= set(prompt)], "only answers are published"
+    assert all(tokens(events)[-25:] == expected_output(prompt, 30)[-25:] for events in run_to_end(engine).values())
 
 
 def total_length(value: object, seen: set[int]) -> int:
@@ -257,7 +312,8 @@ def manager_with(*prompts: list[int]) -> tuple[BlockManager, list[Sequence]]:
     blocks = BlockManager(16, BLOCK_SIZE)
     sequences = [Sequence(make_request(f"r{i}", prompt, 1)) for i, prompt in enumerate(prompts)]
     for sequence in sequences:
-        assert blocks.admit(sequence, blocks.match(sequence), 0)
+        blocks.match(sequence, 100)
+        assert blocks.admit(sequence, 0)
         sequence.num_computed_tokens = sequence.num_tokens
         blocks.publish(sequence)
     blocks.check_invariants()
@@ -283,7 +339,7 @@ def lose_a_user(blocks: BlockManager, a: Sequence, b: Sequence) -> None:
 
 def share_a_writable_block(blocks: BlockManager, a: Sequence, b: Sequence) -> None:
     blocks._release(b.block_table[-1])
-    b.block_table[-1] = a.block_table[-1]
+    b.block_table = (*b.block_table[:-1], a.block_table[-1])
     blocks._num_users[a.block_table[-1]] += 1
 
 
@@ -329,6 +385,6 @@ def test_the_fake_model_refuses_a_write_to_a_shared_block() -> None:
     request = make_request("a", text(3), 1)
     sequences = [Sequence(request), Sequence(request)]
     for sequence in sequences:
-        sequence.block_table = [5]
+        sequence.block_table = (5,)
     with pytest.raises(RuntimeError, match="writes to a block that another row reads"):
         runner.run(StepPlan(tuple(_row(sequence, 3) for sequence in sequences)))

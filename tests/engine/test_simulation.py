@@ -9,12 +9,13 @@ import pytest
 
 from tests.engine.simulating import Workload, make_engine, make_request, run_to_end, tokens, watch_plans
 from tests.fakes import expected_output
-from tgi_local.engine.block_manager import BlockManager, PrefixMatch
+from tgi_local.engine import scheduler
+from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import EngineFailedError
 from tgi_local.engine.prefix_cache import BlockKey
 from tgi_local.engine.sequence import Sequence
 from tgi_local.engine.step import StepPlan
-from tgi_local.types import FinishReason
+from tgi_local.types import FinishReason, StepStats
 
 
 @pytest.fixture
@@ -27,18 +28,29 @@ def no_logs() -> Iterator[None]:
 
 @pytest.mark.parametrize("batch", range(8))
 def test_random_workloads_are_exact_and_keep_the_invariants(batch: int, no_logs: None) -> None:
-    num_preempted = num_cached = 0
+    stats: list[StepStats] = []
     for seed in range(batch * 400, (batch + 1) * 400):
         workload = Workload(seed)
         workload.run()
-        num_preempted += workload.num_preempted
-        num_cached += workload.num_cached
-    assert num_preempted > 50 and num_cached > 1000, "these workloads test nothing"
+        stats += workload.stats
+    num_preempted = sum(step.num_preempted for step in stats)
+    num_cached = sum(step.num_cached_prompt_tokens for step in stats)
+    num_failed = sum(step.failed for step in stats)
+    assert num_preempted > 50 and num_cached > 1000 and num_failed > 500, "these workloads test nothing"
+
+
+@pytest.mark.parametrize("max_lookups", [1, 3])
+def test_prompts_may_be_looked_up_over_several_steps(
+    max_lookups: int, no_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "MAX_LOOKUPS", max_lookups)
+    for seed in range(100):
+        Workload(seed).run()
 
 
 class PublishesTooEarly(BlockManager):
-    def admit(self, sequence: Sequence, match: PrefixMatch, num_spare: int) -> bool:
-        if not super().admit(sequence, match, num_spare):
+    def admit(self, sequence: Sequence, num_spare: int) -> bool:
+        if not super().admit(sequence, num_spare):
             return False
         num_computed, sequence.num_computed_tokens = sequence.num_computed_tokens, sequence.num_tokens
         self.publish(sequence)
@@ -73,13 +85,23 @@ class EvictsWhatIsUsed(BlockManager):
 class GivesTheTailAway(BlockManager):
     """Shares the block after the match, too, which its owner still writes to."""
 
-    def admit(self, sequence: Sequence, match: PrefixMatch, num_spare: int) -> bool:
-        if not super().admit(sequence, match, num_spare):
+    def admit(self, sequence: Sequence, num_spare: int) -> bool:
+        if not super().admit(sequence, num_spare):
             return False
+        num_shared = sequence.num_published_blocks
         for other in self._owners.values():
-            if other is not sequence and other.block_table[: len(match.blocks)] == list(match.blocks):
-                sequence.block_table[len(match.blocks) :] = other.block_table[len(match.blocks) :]
+            if other is not sequence and other.block_table[:num_shared] == sequence.block_table[:num_shared]:
+                sequence.block_table = sequence.block_table[:num_shared] + other.block_table[num_shared:]
         return self.reserve(sequence, sequence.num_tokens)
+
+
+class TrustsWhatItFoundBefore(BlockManager):
+    """Does not notice that a block of a waiting sequence's match was evicted meanwhile."""
+
+    def match(self, sequence: Sequence, max_lookups: int) -> int:
+        if sequence.prefix_match.blocks:
+            sequence.prefix_match.last_key = self._cache.key_of(sequence.prefix_match.blocks[-1])
+        return super().match(sequence, max_lookups)
 
 
 @pytest.mark.parametrize("check_invariants", [True, False])
@@ -92,6 +114,7 @@ class GivesTheTailAway(BlockManager):
         FreesWhatOthersUse,
         EvictsWhatIsUsed,
         GivesTheTailAway,
+        TrustsWhatItFoundBefore,
     ],
 )
 def test_the_simulation_finds_broken_sharing(broken: type[BlockManager], check_invariants: bool, no_logs: None) -> None:

@@ -1,17 +1,9 @@
 """Accounting of KV-cache blocks. Only counts; the memory itself belongs to the model side."""
 
-from dataclasses import dataclass
+from bisect import bisect_left
 
 from tgi_local.engine.prefix_cache import BlockKey, PrefixCache
-from tgi_local.engine.sequence import Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixMatch:
-    """The cached blocks a sequence begins with, and the content of the first one missing (None: none is shareable)."""
-
-    blocks: tuple[int, ...] = ()
-    missing: BlockKey | None = None
+from tgi_local.engine.sequence import PrefixMatch, Sequence
 
 
 class BlockManager:
@@ -48,45 +40,64 @@ class BlockManager:
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def match(self, sequence: Sequence) -> PrefixMatch:
-        """What the cache holds of a waiting sequence, short of its last token: its logits are still to be computed."""
-        if sequence.needs_prompt_logprobs:
-            return PrefixMatch()  # they take the logits of every position
-        blocks: list[int] = []
-        for index in range((sequence.num_tokens - 1) // self.block_size):
-            key = self._key(sequence, index, blocks[-1] if blocks else None)
+    def match(self, sequence: Sequence, max_lookups: int) -> int:
+        """Bring `sequence.prefix_match` up to date; returns the number of look-ups that it took.
+
+        That is what the cache holds of a waiting sequence, short of its last token: its logits are still to be
+        computed. What was found stays found while its last block does, which outlives none of the others; so a
+        sequence that waits looks up each block once, however long it waits.
+        """
+        match = sequence.prefix_match
+        if match.blocks and self._cache.key_of(match.blocks[-1]) is not match.last_key:
+            match = sequence.prefix_match = PrefixMatch()
+        match.missing = None
+        # The log-probabilities of a prompt take the logits of every position.
+        num_shareable = 0 if sequence.needs_prompt_logprobs else (sequence.num_tokens - 1) // self.block_size
+        num_known = len(match.blocks)
+        for index in range(num_known, min(num_shareable, num_known + max_lookups)):
+            key = self._key(sequence, index, match.blocks[-1] if match.blocks else None)
             block = self._cache.find(key)
             if block is None:
-                return PrefixMatch(tuple(blocks), key)
-            blocks.append(block)
-        return PrefixMatch(tuple(blocks))
+                match.missing = key
+                break
+            match.blocks.append(block)
+        num_found = len(match.blocks) - num_known
+        if num_found:
+            match.last_key = self._cache.key_of(match.blocks[-1])
+        match.is_complete = match.missing is not None or len(match.blocks) == num_shareable
+        return num_found + (match.missing is not None)
 
-    def admit(self, sequence: Sequence, match: PrefixMatch, num_spare: int) -> bool:
+    def admit(self, sequence: Sequence, num_spare: int) -> bool:
         """Give a waiting sequence its match and room for all its tokens; False, and nothing changed, if blocks lack.
 
-        `num_spare` blocks must be left over. `match` is what `match` has just returned.
+        `num_spare` blocks must be left over. The match must just have been brought up to date.
         """
-        num_unused = sum(self._num_users[block] == 0 for block in match.blocks)
-        num_new = self.num_blocks_for(sequence.num_tokens) - len(match.blocks)
+        blocks = sequence.prefix_match.blocks
+        # Whoever uses a block uses all those before it, so the unused ones are the last ones.
+        num_unused = len(blocks) - bisect_left(blocks, True, key=lambda block: self._num_users[block] == 0)
+        num_new = self.num_blocks_for(sequence.num_tokens) - len(blocks)
         if num_new + num_unused + num_spare > self.num_free:
             return False
-        for block in match.blocks:
+        for block in blocks:
             self._share(block)
-        sequence.block_table.extend(match.blocks)
-        sequence.num_published_blocks = len(match.blocks)
-        sequence.num_computed_tokens = len(match.blocks) * self.block_size
+        sequence.block_table = tuple(blocks)
+        sequence.num_published_blocks = len(blocks)
+        sequence.num_computed_tokens = len(blocks) * self.block_size
+        sequence.prefix_match = PrefixMatch()
+        self._owners[sequence.request_id] = sequence
         return self.reserve(sequence, sequence.num_tokens)
 
     def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Give `sequence` room for its first `num_tokens` tokens; False, and nothing changed, if blocks lack."""
+        """Give a running `sequence` room for its first `num_tokens` tokens; False, and nothing changed, if blocks lack."""
         num_missing = self.num_blocks_for(num_tokens) - len(sequence.block_table)
+        if num_missing < 1:
+            return True
         if num_missing > self.num_free:
             return False
-        for _ in range(num_missing):
-            block = self._free.pop() if self._free else self._cache.evict()
+        blocks = [self._free.pop() if self._free else self._cache.evict() for _ in range(num_missing)]
+        for block in blocks:
             self._num_users[block] = 1
-            sequence.block_table.append(block)
-        self._owners[sequence.request_id] = sequence
+        sequence.block_table = (*sequence.block_table, *blocks)
         return True
 
     def next_published(self, sequence: Sequence) -> BlockKey | None:
@@ -107,17 +118,21 @@ class BlockManager:
             else:  # two sequences computed the same: one copy is enough, and chains stay chains
                 self._share(earlier)
                 self._release(table[index])
-                table[index] = earlier
+                table = sequence.block_table = (*table[:index], earlier, *table[index + 1 :])
             sequence.num_published_blocks = index + 1
 
     def free(self, sequence: Sequence) -> None:
         """Take back every block of `sequence`, which starts from nothing again; harmless when it owns none."""
         for block in reversed(sequence.block_table):
             self._release(block)
-        sequence.block_table.clear()
+        sequence.block_table = ()
         sequence.num_published_blocks = 0
         sequence.num_computed_tokens = 0
         self._owners.pop(sequence.request_id, None)
+
+    def unused_block(self) -> int | None:
+        """A block that holds nothing, and may be written to until the next one is taken."""
+        return self._free[-1] if self._free else None
 
     def forget_unused(self) -> None:
         """Drop every cached block that nobody uses: after a failure, what they hold is in doubt."""

@@ -3,13 +3,16 @@
 import logging
 import time
 
-from tgi_local.engine.scheduler import Scheduler
-from tgi_local.engine.step import Runner, StepPlan, StepResult
-from tgi_local.types import GenerationRequest, StepStats, TokenEvent
+from tgi_local.engine.guarded_runner import GuardedRunner, Outcome
+from tgi_local.engine.scheduler import Counts, Scheduler
+from tgi_local.engine.step import Runner, StepPlan, StepResult, StepRow
+from tgi_local.types import GenerationRequest, SamplingParams, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 3
+
+_NOTHING = Outcome(StepPlan(()), StepResult(()))
 
 
 class EngineFailedError(RuntimeError):
@@ -21,13 +24,17 @@ class Engine:
 
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler = scheduler
-        self._runner = runner
-        self._num_failures = 0
-        self._forward_s = 0.0  # of the last step
+        self._runner = GuardedRunner(runner)
+        self._num_failures = 0  # steps in a row
 
     @property
     def has_work(self) -> bool:
         return self._scheduler.has_work
+
+    @property
+    def last_return_s(self) -> float:
+        """When the model last returned, on the monotonic clock. May be read from any thread."""
+        return self._runner.last_return_s
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. Raises ValueError for one that can never run."""
@@ -37,20 +44,18 @@ class Engine:
         return self._scheduler.cancel(request_id)
 
     def step(self) -> tuple[list[TokenEvent], StepStats]:
-        """Run one step. A failing model ends the rows of that step; raises EngineFailedError when it keeps failing."""
+        """Run one step. Rows that the model can not compute end with an error; for want of memory, steps get smaller.
+
+        Raises FatalModelError, and EngineFailedError when the model keeps failing.
+        """
         started = time.monotonic()
-        num_preempted, num_cached = self._scheduler.num_preempted, self._scheduler.num_cached_prompt_tokens
         plan = self._scheduler.schedule()
         if plan is None:
-            return [], self._stats(StepPlan(()), started)
-        result = self._run(plan)
-        if result is None:
-            events = self._scheduler.fail([row.request_id for row in plan.rows], "the model failed in this step")
-        else:
-            events = self._scheduler.update(plan, result)
-        num_preempted = self._scheduler.num_preempted - num_preempted
-        num_cached = self._scheduler.num_cached_prompt_tokens - num_cached
-        return events, self._stats(plan, started, num_preempted, num_cached, failed=result is None)
+            return [], self._stats(started, _NOTHING, self._scheduler.take_counts())
+        outcome = self._runner.run(plan)
+        events = self._scheduler.update(outcome.plan, outcome.result)
+        self._learn(outcome)
+        return events, self._stats(started, outcome, self._scheduler.take_counts(), plan.rows)
 
     def fail_all(self, reason: str) -> list[TokenEvent]:
         """End every request with an error event."""
@@ -59,42 +64,58 @@ class Engine:
     def check_invariants(self) -> None:
         self._scheduler.blocks.check_invariants()
 
-    def _run(self, plan: StepPlan) -> StepResult | None:
-        started = time.monotonic()
-        try:
-            result = self._runner.run(plan)
-        except Exception as error:
-            self._num_failures += 1
-            logger.exception("step of %d rows failed (%d in a row)", len(plan.rows), self._num_failures)
-            if self._num_failures >= MAX_CONSECUTIVE_FAILURES:
-                raise EngineFailedError(f"{self._num_failures} steps failed in a row") from error
-            return None
-        finally:
-            self._forward_s = time.monotonic() - started
-        self._num_failures = 0
-        return result
-
     def stats(self) -> StepStats:
         """The present state, outside a step."""
-        return self._stats(StepPlan(()), time.monotonic())
+        return self._stats(time.monotonic(), _NOTHING, Counts())
 
-    def _stats(
-        self, plan: StepPlan, started: float, num_preempted: int = 0, num_cached: int = 0, *, failed: bool = False
-    ) -> StepStats:
-        num_generated = sum(row.is_sampling for row in plan.rows)
-        blocks = self._scheduler.blocks
+    def _learn(self, outcome: Outcome) -> None:
+        """Size the next steps by this one, and give up on a model that keeps failing."""
+        if outcome.ran_out_at:
+            self._scheduler.budget.ran_out(outcome.ran_out_at)
+        elif not outcome.has_failed:
+            self._scheduler.budget.step_done()
+            rows = outcome.plan.rows
+            num_prompt_tokens = sum(len(row.token_ids) for row in rows if row.is_prefill)
+            num_decodes = sum(not row.is_prefill for row in rows)
+            self._scheduler.pace.step_done(num_decodes, num_prompt_tokens, self._runner.run_s)
+        if not outcome.has_failed:
+            self._num_failures = 0
+            return
+        self._num_failures += 1
+        if self._num_failures < MAX_CONSECUTIVE_FAILURES:
+            return
+        if not self._model_is_well():
+            raise EngineFailedError(f"{self._num_failures} steps in a row failed, and so did a token made up as a test")
+        logger.warning("%d steps in a row failed, but not the model: it was their requests", self._num_failures)
+        self._num_failures = 0
+
+    def _model_is_well(self) -> bool:
+        """Try one token of our own, lest one client's request, sent again and again, ends the server for all.
+
+        There is a free block to try it in: each failed row has just given one back.
+        """
+        block = self._scheduler.blocks.unused_block()
+        if block is None:
+            return False
+        return self._runner.computes(StepRow("test", (0,), 0, (block,), True, SamplingParams()))
+
+    def _stats(self, started: float, outcome: Outcome, counts: Counts, rows: tuple[StepRow, ...] = ()) -> StepStats:
+        scheduler = self._scheduler
         return StepStats(
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
-            num_prompt_tokens=sum(len(row.token_ids) for row in plan.rows if row.step_index == 0),
-            num_generated_tokens=0 if failed else num_generated,
-            num_preempted=num_preempted,
-            used_blocks=blocks.num_used,
-            num_blocks=blocks.num_blocks,
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            used_blocks=scheduler.blocks.num_used,
+            num_blocks=scheduler.blocks.num_blocks,
+            max_tokens=scheduler.max_running_tokens,
+            max_step_tokens=scheduler.budget.tokens,
             step_s=time.monotonic() - started,
-            num_cached_prompt_tokens=num_cached,
-            forward_s=self._forward_s,
-            num_prefill_rows=sum(row.step_index == 0 for row in plan.rows),
-            max_tokens=self._scheduler.max_running_tokens,
-            failed=failed,
+            forward_s=self._runner.run_s,
+            num_rows=len(rows),
+            num_prefill_rows=sum(row.is_prefill for row in rows),
+            num_prompt_tokens=counts.num_prompt_tokens,
+            num_cached_prompt_tokens=counts.num_cached_prompt_tokens,
+            num_recomputed_tokens=counts.num_recomputed_tokens,
+            num_generated_tokens=counts.num_generated_tokens,
+            num_preempted=counts.num_preempted,
+            failed=bool(rows) and (outcome.has_failed or not outcome.plan.rows),
         )

@@ -1,8 +1,8 @@
 """Who is next: first come first served within a principal, principals in turn."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from tgi_local.engine.sequence import Sequence
 
@@ -15,42 +15,46 @@ class WaitingQueue:
     """
 
     def __init__(self) -> None:
-        self._preempted: deque[Sequence] = deque()
-        self._arrived: OrderedDict[str, deque[Sequence]] = OrderedDict()  # by principal, whose turn it is first
+        self._preempted: OrderedDict[str, Sequence] = OrderedDict()  # by request id, as below
+        self._arrived: OrderedDict[str, OrderedDict[str, Sequence]] = (
+            OrderedDict()
+        )  # by principal, whose turn it is first
+        self._num_arrived = 0
 
     def __len__(self) -> int:
-        return len(self._preempted) + sum(map(len, self._arrived.values()))
+        return len(self._preempted) + self._num_arrived
 
     def add(self, sequence: Sequence) -> None:
-        self._arrived.setdefault(sequence.request.principal, deque()).append(sequence)
+        self._arrived.setdefault(sequence.request.principal, OrderedDict())[sequence.request_id] = sequence
+        self._num_arrived += 1
 
     def put_back(self, sequence: Sequence) -> None:
         """A preempted sequence; preemption goes from the newest to the oldest, so the last one is the oldest."""
-        self._preempted.appendleft(sequence)
+        self._preempted[sequence.request_id] = sequence
+        self._preempted.move_to_end(sequence.request_id, last=False)
 
     def candidates(self, limit: int) -> list[Sequence]:
         """The first `limit` sequences in the order in which they should be admitted."""
-        return list(islice(self._in_order(), limit))
+        return list(islice(chain(self._preempted.values(), self._in_turn()), limit))
 
     def take(self, sequence: Sequence) -> None:
         """Remove `sequence` because it may run now."""
-        is_turn = sequence not in self._preempted
+        is_turn = sequence.request_id not in self._preempted
         self.remove(sequence)
         if is_turn and sequence.request.principal in self._arrived:
             self._arrived.move_to_end(sequence.request.principal)
 
     def remove(self, sequence: Sequence) -> None:
-        if sequence in self._preempted:
-            self._preempted.remove(sequence)
+        if self._preempted.pop(sequence.request_id, None) is not None:
             return
         queue = self._arrived[sequence.request.principal]
-        queue.remove(sequence)
+        del queue[sequence.request_id]
+        self._num_arrived -= 1
         if not queue:
             del self._arrived[sequence.request.principal]
 
-    def _in_order(self) -> Iterator[Sequence]:
-        yield from self._preempted
-        rounds = [iter(queue) for queue in self._arrived.values()]
+    def _in_turn(self) -> Iterator[Sequence]:
+        rounds = [iter(queue.values()) for queue in self._arrived.values()]
         while rounds:
             still: list[Iterator[Sequence]] = []
             for queue in rounds:

@@ -6,9 +6,10 @@ from typing import Protocol
 import psutil
 import torch
 
-from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
+from tgi_local.engine.step import OutOfMemoryError, RowResult, StepPlan, StepResult, StepRow
 from tgi_local.model import logits as logits_rules
 from tgi_local.model import sampler
+from tgi_local.model.device_errors import free_cached_memory, translate
 from tgi_local.model.eager import EagerForward
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
 from tgi_local.model.loader import LoadedModel
@@ -46,9 +47,22 @@ class TorchRunner:
     def block_size(self) -> int:
         return self._forward.block_size
 
-    @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Compute all rows in one pass. Rows whose logits are not numbers get an error, the others their tokens."""
+        try:
+            return self._compute(plan)
+        except Exception as error:
+            translated = translate(error, self._forward.device)
+            if translated is error:
+                raise
+            if not isinstance(translated, OutOfMemoryError):
+                raise translated from error
+        # Outside of the handler the failed pass's tensors are gone.
+        free_cached_memory(self._forward.device)
+        raise translated
+
+    @torch.inference_mode()
+    def _compute(self, plan: StepPlan) -> StepResult:
         kept = _kept_positions(plan)
         logits = self._forward.logits(plan, kept.positions)
         sampling = [(i, row) for i, row in enumerate(plan.rows) if row.is_sampling]
