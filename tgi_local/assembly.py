@@ -12,6 +12,7 @@ from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import Engine
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tgi_local.engine.step_pace import StepPace
 from tgi_local.errors import StartupError
 from tgi_local.model import hub
 from tgi_local.service import ServedModel, Service
@@ -97,7 +98,7 @@ def load_model(
         max_total = blocks.capacity_tokens
         logger.warning("memory holds a context of %d tokens, less than the model's own", max_total)
     step_limits = SchedulerLimits(settings.max_batch_size, settings.max_batch_prefill_tokens)
-    engine = EngineThread(Engine(Scheduler(step_limits, blocks), runner), on_step, on_death)
+    engine = EngineThread(Engine(Scheduler(step_limits, blocks, pace=StepPace()), runner), on_step, on_death)
     limits = _limits(settings, max_total, blocks.capacity_tokens, min(tokenizer.vocab_size, loaded.vocab_size))
     logger.info("serving %s, KV cache of %d tokens", source.model_id, blocks.capacity_tokens)
     template = ChatTemplate(tokenizer)

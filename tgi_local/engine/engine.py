@@ -74,10 +74,8 @@ class Engine:
             self._scheduler.budget.ran_out(outcome.ran_out_at)
         elif not outcome.has_failed:
             self._scheduler.budget.step_done()
-            rows = outcome.plan.rows
-            num_prompt_tokens = sum(len(row.token_ids) for row in rows if row.is_prefill)
-            num_decodes = sum(not row.is_prefill for row in rows)
-            self._scheduler.pace.step_done(num_decodes, num_prompt_tokens, self._runner.run_s)
+            if self._scheduler.pace is not None:
+                self._scheduler.pace.learn(outcome.plan, self._runner.run_s)
         if not outcome.has_failed:
             self._num_failures = 0
             return

@@ -52,12 +52,16 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: SchedulerLimits, blocks: BlockManager, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: SchedulerLimits,
+        blocks: BlockManager,
+        clock: Callable[[], float] = time.monotonic,
+        pace: StepPace | None = None,
     ) -> None:
         self.limits = limits
         self.blocks = blocks
         self.budget = StepBudget(limits.max_batch_tokens)
-        self.pace = StepPace()
+        self.pace = pace
         self.num_preempted = 0
         self._counts = Counts()
         self.max_running_tokens = 0  # what the running requests come to when all of them use up their budget
@@ -111,7 +115,8 @@ class Scheduler:
                 prefilling.append(sequence)
             elif budget > 0:
                 budget -= self._plan(sequence, 1, planned)
-        budget = min(budget, self.pace.prompt_tokens(len(planned)))
+        if self.pace is not None:
+            budget = min(budget, self.pace.prompt_tokens(len(planned)))
         for sequence in prefilling:
             budget -= self._plan(sequence, _num_new_tokens(sequence, budget), planned)
         # A preemption means blocks are short: admitting now would only preempt again.

@@ -2,6 +2,8 @@
 
 import math
 
+from tgi_local.engine.step import StepPlan
+
 # What a step beside running streams may take, in terms of one without prompts. Chunks cost little where it is small:
 # weights are read once for all tokens of a step.
 STRETCH = 2.5
@@ -24,6 +26,11 @@ class StepPace:
     def __init__(self) -> None:
         self.base_s = 0.0
         self.per_token_s: float | None = None
+
+    def learn(self, plan: StepPlan, seconds: float) -> None:
+        """`plan` took so long."""
+        num_decodes = sum(not row.is_prefill for row in plan.rows)
+        self.step_done(num_decodes, plan.num_tokens - num_decodes, seconds)
 
     def step_done(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
         """A step took so long."""

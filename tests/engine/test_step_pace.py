@@ -1,0 +1,67 @@
+"""Prompts are cut by time: what a step may take beside running streams, and alone."""
+
+import pytest
+
+from tests.engine.simulating import make_request
+from tgi_local.engine.block_manager import BlockManager
+from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
+from tgi_local.engine.step import RowResult, StepPlan, StepResult
+from tgi_local.engine.step_pace import FIRST_PROMPT_TOKENS, LONGEST_PREFILL_S, MIN_PROMPT_TOKENS, STRETCH, StepPace
+from tgi_local.types import SampledToken
+
+BASE_S, PER_TOKEN_S = 0.010, 0.001
+
+
+def duration_s(num_decodes: int, num_prompt_tokens: int) -> float:
+    return BASE_S + (num_decodes + num_prompt_tokens) * PER_TOKEN_S
+
+
+@pytest.fixture
+def learnt() -> StepPace:
+    pace = StepPace()
+    for _ in range(100):
+        pace.step_done(0, 500, duration_s(0, 500))
+        pace.step_done(8, 0, duration_s(8, 0))
+    return pace
+
+
+def test_it_learns_what_a_step_takes(learnt: StepPace) -> None:
+    assert learnt.base_s == pytest.approx(BASE_S, rel=0.01)
+    assert learnt.per_token_s == pytest.approx(PER_TOKEN_S, rel=0.01)
+
+
+@pytest.mark.parametrize("num_decodes", [1, 8, 64])
+def test_running_streams_wait_a_little_longer_at_most(learnt: StepPace, num_decodes: int) -> None:
+    num_tokens = learnt.prompt_tokens(num_decodes)
+    assert duration_s(num_decodes, num_tokens) <= 1.02 * STRETCH * duration_s(num_decodes, 0)
+    assert duration_s(num_decodes, num_tokens + 2) >= 0.98 * STRETCH * duration_s(num_decodes, 0), "and no less is done"
+
+
+def test_a_prompt_alone_takes_its_share_of_a_second(learnt: StepPace) -> None:
+    assert duration_s(0, learnt.prompt_tokens(0)) == pytest.approx(LONGEST_PREFILL_S, rel=0.02)
+
+
+def test_there_is_always_some_progress() -> None:
+    pace = StepPace()
+    assert pace.prompt_tokens(0) == pace.prompt_tokens(9) == FIRST_PROMPT_TOKENS
+    pace.step_done(0, 100, 1000.0)
+    assert pace.prompt_tokens(0) == pace.prompt_tokens(1) == MIN_PROMPT_TOKENS
+
+
+def test_a_long_prompt_is_cut_beside_a_stream_and_not_alone(learnt: StepPace) -> None:
+    scheduler = Scheduler(SchedulerLimits(8, 4096), BlockManager(64, 16), pace=learnt)
+    scheduler.add(make_request("long", range(450), 5))
+    assert plan_of(scheduler).num_tokens == 450
+    scheduler.cancel("long")
+    scheduler.add(make_request("short", range(600, 610), 50))
+    first = plan_of(scheduler)
+    scheduler.update(first, StepResult(tuple(RowResult(SampledToken(1, 0.0)) for _ in first.rows)))
+    scheduler.add(make_request("long", range(1000, 1450), 5))
+    beside = plan_of(scheduler)
+    assert len(beside.rows) == 2 and beside.num_tokens == 1 + learnt.prompt_tokens(1) < 30
+
+
+def plan_of(scheduler: Scheduler) -> StepPlan:
+    plan = scheduler.schedule()
+    assert plan is not None
+    return plan
