@@ -10,6 +10,13 @@ INLINE f32x16 load_cached(const void *p, size_t at, const int is_bf16) {
   return is_bf16 ? load_bf16((const uint16_t *)p + at) : load16((const float *)p + at);
 }
 
+/* Blocks lie anywhere, so the processor does not foresee the next one. */
+static void prefetch_block(const CacheShape *shape, const void *cache, int block, int head) {
+  size_t width = shape->is_bf16 ? 2 : 4;
+  const char *p = (const char *)cache + cache_at(shape, block, head) * width;
+  for (size_t i = 0; i < (size_t)shape->head_size * BLOCK * width; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 void cache_write(const CacheShape *shape, void *keys, void *values, int block, int offset, int head, const float *key,
                  const float *value) {
   size_t at = cache_at(shape, block, head), size = (size_t)shape->head_size;
@@ -37,7 +44,8 @@ INLINE void score_block(const int n, const int is_bf16, const void *keys, size_t
 
 /* sums[n][size] += probabilities [n][count] times values, two registers of dimensions at a time. */
 INLINE void add_values(const int n, const int is_bf16, const void *values, const CacheShape *shape, int head,
-                       const int32_t *table, int count, float probabilities[][STRETCH], float sums[][MAX_HEAD]) {
+                       const int32_t *table, int count, float probabilities[][STRETCH], float sums[][MAX_HEAD],
+                       const Upcoming *upcoming) {
   const int size = shape->head_size;
   for (int d = 0; d < size; d += 2 * LANES) {
     const int next = d + LANES < size ? LANES : 0; /* an odd number of registers: the last is done twice */
@@ -46,6 +54,7 @@ INLINE void add_values(const int n, const int is_bf16, const void *values, const
     for (int q = 0; q < n; q++) acc[q][0] = load16(sums[q] + d), acc[q][1] = load16(sums[q] + d + next);
     for (int first = 0; first < count; first += BLOCK) {
       size_t at = cache_at(shape, table[first / BLOCK], head) + (size_t)d;
+      if (d == 0 && upcoming && first / BLOCK < upcoming->num_blocks) prefetch_block(shape, upcoming->keys, upcoming->table[first / BLOCK], upcoming->head);
       int last = count - first < BLOCK ? count - first : BLOCK;
       for (int i = 0; i < last; i++, at += (size_t)size) {
         f32x16 v0 = load_cached(values, at, is_bf16), v1 = load_cached(values, at + (size_t)next, is_bf16);
@@ -81,12 +90,12 @@ static void score(int n, const CacheShape *shape, const void *keys, size_t at, c
 }
 
 static void weigh(int n, const CacheShape *shape, const void *values, int head, const int32_t *table, int count,
-                  float probabilities[][STRETCH], float sums[][MAX_HEAD]) {
+                  float probabilities[][STRETCH], float sums[][MAX_HEAD], const Upcoming *upcoming) {
   switch (n) {
 #define CASE(N)                                                                                        \
   case N:                                                                                              \
-    if (shape->is_bf16) add_values(N, 1, values, shape, head, table, count, probabilities, sums);      \
-    else add_values(N, 0, values, shape, head, table, count, probabilities, sums);                     \
+    if (shape->is_bf16) add_values(N, 1, values, shape, head, table, count, probabilities, sums, upcoming);      \
+    else add_values(N, 0, values, shape, head, table, count, probabilities, sums, upcoming);                     \
     break;
     EACH_COUNT(CASE)
 #undef CASE
@@ -119,15 +128,8 @@ static void normalize(float *scores, int count, int first, int lowest, int posit
   for (int d = 0; d < size; d += LANES) store16(sums + d, load16(sums + d) * splat(old[0]));
 }
 
-/* Blocks lie anywhere, so the processor does not foresee the next one. */
-static void prefetch_block(const CacheShape *shape, const void *cache, int block, int head) {
-  size_t width = shape->is_bf16 ? 2 : 4;
-  const char *p = (const char *)cache + cache_at(shape, block, head) * width;
-  for (size_t i = 0; i < (size_t)shape->head_size * BLOCK * width; i += 64) __builtin_prefetch(p + i);
-}
-
 void attend(const CacheShape *shape, const void *keys, const void *values, int head, const int32_t *table, int count,
-            const float *const *queries, const int32_t *positions, int window, float *const *out) {
+            const float *const *queries, const int32_t *positions, int window, float *const *out, const Upcoming *upcoming) {
   const int size = shape->head_size;
   _Alignas(64) float scores[MAX_QUERIES][STRETCH];
   _Alignas(64) float sums[MAX_QUERIES][MAX_HEAD];
@@ -145,13 +147,12 @@ void attend(const CacheShape *shape, const void *keys, const void *values, int h
     int length = last + 1 - first < STRETCH ? last + 1 - first : STRETCH;
     for (int i = 0; i < length; i += BLOCK) {
       float(*at)[STRETCH] = (float(*)[STRETCH])(scores[0] + i);
-      if (i + 2 * BLOCK < length) prefetch_block(shape, keys, table[(first + i) / BLOCK + 2], head);
       prefetch_block(shape, values, table[(first + i) / BLOCK], head);
       score(count, shape, keys, cache_at(shape, table[(first + i) / BLOCK], head), queries, at);
     }
     for (int q = 0; q < count; q++)
       normalize(scores[q], length, first, lowest[q], positions[q], maxima + q, totals + q, sums[q], size);
-    weigh(count, shape, values, head, table + first / BLOCK, length, scores, sums);
+    weigh(count, shape, values, head, table + first / BLOCK, length, scores, sums, first + STRETCH > last ? upcoming : NULL);
   }
   for (int q = 0; q < count; q++) {
     f32x16 inverse = splat(1.0f / totals[q]);

@@ -28,9 +28,16 @@ static inline size_t cache_at(const CacheShape *shape, int block, int head) {
 void cache_write(const CacheShape *shape, void *keys, void *values, int block, int offset, int head, const float *key,
                  const float *value);
 
+/* Where the call after this one will begin to read. */
+typedef struct {
+  const void *keys;
+  const int32_t *table;
+  int num_blocks, head;
+} Upcoming;
+
 /* `count` queries [head size], already scaled, at `positions`, each looking back over at most `window` positions (0: all)
- * of the sequence whose blocks `table` names. Results go to `out`. */
+ * of the sequence whose blocks `table` names. Results go to `out`. `upcoming` may be NULL. */
 void attend(const CacheShape *shape, const void *keys, const void *values, int head, const int32_t *table, int count,
-            const float *const *queries, const int32_t *positions, int window, float *const *out);
+            const float *const *queries, const int32_t *positions, int window, float *const *out, const Upcoming *upcoming);
 
 #endif

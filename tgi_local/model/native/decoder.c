@@ -108,32 +108,39 @@ static void place_token(const Run *run, const Layer *layer, int token) {
 
 /* ---- Attention: pieces of up to QUERY_TOKENS tokens of one row, for one key-value head. */
 
-static void attend_piece(const Run *run, const Layer *layer, int piece, int head) {
+static void attend_unit(const Run *run, const Layer *layer, int unit, int next_unit) {
   const Decoder *d = run->d;
   const Step *s = run->s;
-  int row = run->piece_row[piece], group = d->num_heads / d->cache.num_kv_heads, size = d->cache.head_size;
-  int first = run->piece_first[piece], tokens = min(s->first[row + 1] - first, QUERY_TOKENS);
+  int heads = d->cache.num_kv_heads, head = unit % heads, row = run->piece_row[unit / heads];
+  int group = d->num_heads / heads, size = d->cache.head_size;
+  int first = run->piece_first[unit / heads], tokens = min(s->first[row + 1] - first, QUERY_TOKENS);
+  int next_row = run->piece_row[next_unit / heads];
+  int next_length = min(s->start[next_row] + s->first[next_row + 1] - s->first[next_row], STRETCH);
+  Upcoming next = {layer->keys, s->tables + s->table_at[next_row], (next_length + BLOCK - 1) / BLOCK, next_unit % heads};
   const float *queries[MAX_QUERIES];
   float *out[MAX_QUERIES];
   int32_t positions[MAX_QUERIES];
   for (int i = 0, n = 0; i < tokens * group; i++) {
-    int token = first + i / group, h = head * group + i % group;
+    int token = first + i / group, h = head * group + i % group, is_last = i == tokens * group - 1;
     queries[n] = run->x.qkv + (size_t)token * (size_t)layer->qkv.outputs + h * size;
     out[n] = run->x.attended + ((size_t)token * (size_t)d->num_heads + (size_t)h) * (size_t)size;
     positions[n++] = s->start[row] + token - s->first[row];
-    if (n == MAX_QUERIES || i == tokens * group - 1) {
+    if (n == MAX_QUERIES || is_last) {
       attend(&d->cache, layer->keys, layer->values, head, s->tables + s->table_at[row], n, queries, positions,
-             layer->window, out);
+             layer->window, out, is_last && next_unit != unit ? &next : NULL);
       n = 0;
     }
   }
 }
 
 static void attend_tokens(Member *member, const Run *run, const Layer *layer) {
-  int heads = run->d->cache.num_kv_heads;
+  int units = run->num_pieces * run->d->cache.num_kv_heads;
+  int width = max(1, min(4, units / (4 * team_size(member->team)))), pieces = (units + width - 1) / width;
   /* The longest contexts come last in a prefill: begin with them, so that the threads end together. */
-  for (int piece; (piece = next_piece(member, run->num_pieces * heads)) >= 0;)
-    attend_piece(run, layer, run->num_pieces - 1 - piece / heads, piece % heads);
+  for (int piece; (piece = next_piece(member, pieces)) >= 0;) {
+    int last = units - 1 - piece * width, end = max(last - width, -1);
+    for (int unit = last; unit > end; unit--) attend_unit(run, layer, unit, max(unit - 1, 0));
+  }
   next_phase(member);
 }
 

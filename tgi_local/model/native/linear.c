@@ -5,11 +5,9 @@
 #include "vec.h"
 
 #define QUADS (GROUP / 4)
-#define PIECE_BYTES (1 << 17)
 #define TILES_PER_PIECE 64 /* so that their activations stay in the last level of cache from panel to panel */
 #ifdef __AVX512F__
 #define MAX_TILE 6 /* of the 32 registers, two integer and two float accumulators for each token */
-#define PREFETCHING 4 /* tokens: with so few, weights come from memory and not from a cache */
 #else
 #define MAX_TILE 1
 #endif
@@ -172,7 +170,7 @@ INLINE i32x16 dot4(i32x16 acc, u8x64 w, int32_t a) {
 }
 
 /* out[token][PANEL] of one panel for `n` tokens of quantized activations. */
-INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, int groups, const int8_t *codes,
+INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, size_t ahead, int groups, const int8_t *codes,
                            const float *scales, const int32_t *sums, float out[][PANEL]) {
   const int zero = bits == 8 ? 128 : 8;
   f32x16 total[MAX_TILE][2];
@@ -187,14 +185,14 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, in
       if (bits == 8) {
         low = *(const u8x64_u *)(panel + quad * PANEL * 4);
         high = *(const u8x64_u *)(panel + quad * PANEL * 4 + 64);
-        if (n <= PREFETCHING) __builtin_prefetch(panel + 4096 + quad * PANEL * 4);
-        if (n <= PREFETCHING) __builtin_prefetch(panel + 4096 + quad * PANEL * 4 + 64);
+        __builtin_prefetch(panel + ahead + quad * PANEL * 4, 0, 2);
+        __builtin_prefetch(panel + ahead + quad * PANEL * 4 + 64, 0, 2);
       } else {
         typedef uint16_t u16x32 __attribute__((vector_size(64)));
         u8x64 both = *(const u8x64_u *)(panel + quad * PANEL * 2);
         low = both & 15;
         high = (u8x64)((u16x32)both >> 4) & 15;
-        if (n <= PREFETCHING) __builtin_prefetch(panel + 4096 + quad * PANEL * 2);
+        __builtin_prefetch(panel + ahead + quad * PANEL * 2);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < n; t++) {
@@ -240,12 +238,9 @@ INLINE void tile_dense(const int n, const int bits, const uint8_t *panel, int in
     if (bits == 16) {
       w0 = load_bf16((const uint16_t *)panel + i * PANEL);
       w1 = load_bf16((const uint16_t *)panel + i * PANEL + LANES);
-      __builtin_prefetch(panel + 4096 + i * PANEL * 2);
     } else {
       w0 = load16((const float *)panel + i * PANEL);
       w1 = load16((const float *)panel + i * PANEL + LANES);
-      __builtin_prefetch(panel + 4096 + i * PANEL * 4);
-      __builtin_prefetch(panel + 4096 + i * PANEL * 4 + 64);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < n; t++) {
@@ -261,35 +256,31 @@ INLINE void tile_dense(const int n, const int bits, const uint8_t *panel, int in
   }
 }
 
-#define TILES(F, ...)                  \
-  switch (n) {                         \
-    case 1: F(1, __VA_ARGS__); break;  \
-    TILES_MORE(F, __VA_ARGS__)         \
+/* One variant of a kernel for every size of a tile. */
+#define TILES(F, ...)                 \
+  switch (n) {                        \
+    case 1: F(1, __VA_ARGS__); break; \
+    MORE_TILES(F, __VA_ARGS__)        \
   }
-#ifdef __AVX512F__
-#define TILES_MORE(F, ...)             \
-    case 2: F(2, __VA_ARGS__); break;  \
-    case 3: F(3, __VA_ARGS__); break;  \
-    case 4: F(4, __VA_ARGS__); break;  \
-    case 5: F(5, __VA_ARGS__); break;  \
-    case 6: F(6, __VA_ARGS__); break;  \
-    case 7: F(7, __VA_ARGS__); break;  \
-    case 8: F(8, __VA_ARGS__); break;  \
-    case 9: F(9, __VA_ARGS__); break;  \
-    case 10: F(10, __VA_ARGS__); break; \
-    case 11: F(11, __VA_ARGS__); break; \
-    case 12: F(12, __VA_ARGS__); break;
+#if MAX_TILE == 6
+#define MORE_TILES(F, ...)            \
+    case 2: F(2, __VA_ARGS__); break; \
+    case 3: F(3, __VA_ARGS__); break; \
+    case 4: F(4, __VA_ARGS__); break; \
+    case 5: F(5, __VA_ARGS__); break; \
+    case 6: F(6, __VA_ARGS__); break;
 #else
-#define TILES_MORE(F, ...)
+#define MORE_TILES(F, ...)
 #endif
 
-static void tile(const Linear *l, const uint8_t *panel, const Activations *a, int token, int n, float out[][PANEL]) {
+static void tile(const Linear *l, const uint8_t *panel, size_t ahead, const Activations *a, int token, int n,
+                 float out[][PANEL]) {
   int groups = num_groups(l->inputs);
   size_t at = (size_t)token * (size_t)groups;
   const float *values = a->values + (size_t)token * (size_t)l->inputs;
   switch (l->bits) {
-    case 4: TILES(tile_quantized, 4, panel, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
-    case 8: TILES(tile_quantized, 8, panel, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
+    case 4: TILES(tile_quantized, 4, panel, ahead, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
+    case 8: TILES(tile_quantized, 8, panel, ahead, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
     case 16: TILES(tile_dense, 16, panel, l->inputs, values, out) break;
     default: TILES(tile_dense, 32, panel, l->inputs, values, out)
   }
@@ -303,48 +294,53 @@ INLINE f32x16 gelu_tanh16(f32x16 x) {
   return x / (splat(1.0f) + exp16(splat(-2.0f) * u));
 }
 
-/* Put one token's results of one panel where they belong. */
-INLINE void finish(const Linear *l, int panel, const float tile[PANEL], float *out, const Epilogue epilogue, float scale) {
-  int first = panel * PANEL;
-  if (first + PANEL > l->outputs) { /* the last panel, partly empty */
-    int count = l->outputs - first;
-    float padded[PANEL] = {0}, bias[PANEL] = {0};
-    Linear whole = *l;
-    if (epilogue == ADD) memcpy(padded, out + first, (size_t)count * sizeof(float));
-    if (l->bias) memcpy(bias, l->bias + first, (size_t)count * sizeof(float));
-    whole.outputs = PANEL;
-    whole.bias = l->bias ? bias : NULL;
-    finish(&whole, 0, tile, padded, epilogue, scale);
-    if (epilogue == GATE_SILU || epilogue == GATE_GELU_TANH)
-      memcpy(out + first / 2, padded, (size_t)(count / 2) * sizeof(float));
-    else memcpy(out + first, padded, (size_t)count * sizeof(float));
-    return;
-  }
-  f32x16 v0 = load16(tile), v1 = load16(tile + LANES);
-  if (l->bias) v0 += load16(l->bias + first), v1 += load16(l->bias + first + LANES);
-  if (epilogue == GATE_SILU) store16(out + first / 2, silu16(v0) * v1);
-  else if (epilogue == GATE_GELU_TANH) store16(out + first / 2, gelu_tanh16(v0) * v1);
+/* Add a token's results of one panel to, or put them into, the PANEL places at `out`. */
+INLINE void put(const float results[PANEL], const float *bias, float *out, const Epilogue epilogue, float scale) {
+  f32x16 v0 = load16(results), v1 = load16(results + LANES);
+  if (bias) v0 += load16(bias), v1 += load16(bias + LANES);
+  if (epilogue == GATE_SILU) store16(out, silu16(v0) * v1);
+  else if (epilogue == GATE_GELU_TANH) store16(out, gelu_tanh16(v0) * v1);
   else if (epilogue == ADD) {
-    store16(out + first, fma16(splat(scale), v0, load16(out + first)));
-    store16(out + first + LANES, fma16(splat(scale), v1, load16(out + first + LANES)));
+    store16(out, fma16(splat(scale), v0, load16(out)));
+    store16(out + LANES, fma16(splat(scale), v1, load16(out + LANES)));
   } else {
-    store16(out + first, v0);
-    store16(out + first + LANES, v1);
+    store16(out, v0);
+    store16(out + LANES, v1);
   }
 }
 
-/* Few tokens: pieces of several panels, long stretches of memory. Many tokens: one panel with a stretch of tokens. */
-static int panels_per_piece(const Linear *l, int tokens) {
-  size_t wanted = (size_t)PIECE_BYTES / (size_t)tokens / panel_bytes(l->bits, l->inputs);
-  return wanted < 1 ? 1 : wanted > 16 ? 16 : (int)wanted;
+INLINE void finish(const Linear *l, int panel, const float results[PANEL], float *out, const Epilogue epilogue, float scale) {
+  const int is_gated = epilogue == GATE_SILU || epilogue == GATE_GELU_TANH;
+  int first = panel * PANEL, count = l->outputs - first;
+  const float *bias = l->bias ? l->bias + first : NULL;
+  out += is_gated ? first / 2 : first;
+  if (count >= PANEL) {
+    put(results, bias, out, epilogue, scale);
+    return;
+  }
+  float whole[PANEL] = {0}, whole_bias[PANEL] = {0}; /* the last panel, partly empty */
+  size_t bytes = (size_t)(is_gated ? count / 2 : count) * sizeof(float);
+  memcpy(whole, out, bytes);
+  if (bias) memcpy(whole_bias, bias, (size_t)count * sizeof(float));
+  put(results, bias ? whole_bias : NULL, whole, epilogue, scale);
+  memcpy(out, whole, bytes);
+}
+
+/* Up to this many tokens a piece is a stretch of panels: memory is read best in long ones. */
+#define FEW_TOKENS (TILES_PER_PIECE * MAX_TILE)
+#define PIECES_PER_THREAD 6
+
+static int panels_per_piece(const Member *member, int panels, int tokens) {
+  int pieces = PIECES_PER_THREAD * team_size(member->team);
+  return tokens > FEW_TOKENS || panels < 2 * pieces ? 1 : panels / pieces;
 }
 
 void linear_run(Member *member, const Linear *l, const Activations *a, int tokens, float *out, int stride,
                 Epilogue epilogue, float scale) {
-  int panels = (l->outputs + PANEL - 1) / PANEL, width = panels_per_piece(l, tokens);
+  int panels = (l->outputs + PANEL - 1) / PANEL, width = panels_per_piece(member, panels, tokens);
   int tiles = num_tiles(tokens), columns = (panels + width - 1) / width;
   int pieces = (tiles + TILES_PER_PIECE - 1) / TILES_PER_PIECE * columns;
-  size_t bytes = panel_bytes(l->bits, l->inputs);
+  size_t bytes = panel_bytes(l->bits, l->inputs), ahead = l->bits == 4 ? 2048 : 4096; /* as measured */
   for (int piece; (piece = next_piece(member, pieces)) >= 0;) {
     int first = piece / columns * TILES_PER_PIECE, first_panel = piece % columns * width;
     int last = first + TILES_PER_PIECE < tiles ? first + TILES_PER_PIECE : tiles;
@@ -353,7 +349,7 @@ void linear_run(Member *member, const Linear *l, const Activations *a, int token
       for (int i = first; i < last; i++) {
         float results[MAX_TILE][PANEL];
         int token = tile_start(tokens, i), n = tile_start(tokens, i + 1) - token;
-        tile(l, l->panels + (size_t)panel * bytes, a, token, n, results);
+        tile(l, l->panels + (size_t)panel * bytes, i == first ? ahead : 0, a, token, n, results);
         float *to = out + (size_t)token * (size_t)stride;
         switch (epilogue) {
 #define CASE(E) case E: for (int t = 0; t < n; t++) finish(l, panel, results[t], to + (size_t)t * (size_t)stride, E, scale); break;
