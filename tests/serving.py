@@ -27,9 +27,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
 class Server:
     """A running `python app.py`; `url` without a trailing slash, `log` is everything it has printed."""
 
-    def __init__(self, *args: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self, *args: str, env: dict[str, str] | None = None, cwd: Path = ROOT, program: tuple[str, ...] = ("app.py",)
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", "0", *args],
+            [sys.executable, *program, "--port", "0", *args],
             cwd=cwd,
             # The hub is not asked in tests, and a machine without it serves all the same.
             env=clean_environment(HF_HUB_OFFLINE="1", **(env or {})),
@@ -111,8 +113,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*args: str, env: dict[str, str] | None = None) -> Iterator[Server]:
-    server = Server(*args, env=env)
+def running(*args: str, env: dict[str, str] | None = None, program: tuple[str, ...] = ("app.py",)) -> Iterator[Server]:
+    server = Server(*args, env=env, program=program)
     try:
         yield server.wait_ready()
     finally:

@@ -31,6 +31,8 @@ BLOCK_SIZE = 16
 MAX_FULL_LENGTH_REQUESTS = 32
 # A context shorter than this is no use for chat: better to say at start what is missing.
 MIN_CONTEXT_TOKENS = 512
+# One step may take minutes: a long prompt on a large model and a slow CPU. After this, it hangs.
+STALL_S = {"cuda": 60.0, "cpu": 600.0}
 
 
 async def bring_up(settings: Settings, source: hub.ModelSource, service: Service, fail: Callable[[int], None]) -> None:
@@ -98,7 +100,9 @@ def load_model(
         max_total = blocks.capacity_tokens
         logger.warning("memory holds a context of %d tokens, less than the model's own", max_total)
     step_limits = SchedulerLimits(settings.max_batch_size, settings.max_batch_prefill_tokens)
-    engine = EngineThread(Engine(Scheduler(step_limits, blocks, pace=StepPace()), runner), on_step, on_death)
+    stall_s = settings.stall_timeout or STALL_S[loaded.device.type]
+    scheduler = Scheduler(step_limits, blocks, pace=StepPace())
+    engine = EngineThread(Engine(scheduler, runner), on_step, on_death, stall_s)
     limits = _limits(settings, max_total, blocks.capacity_tokens, min(tokenizer.vocab_size, loaded.vocab_size))
     logger.info("serving %s, KV cache of %d tokens", source.model_id, blocks.capacity_tokens)
     template = ChatTemplate(tokenizer)

@@ -48,8 +48,6 @@ MAX_CHARACTERS_PER_TOKEN = 64
 COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
-# One step may take minutes: a long prompt on a large model and a slow CPU. After this, it hangs.
-STALLED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +76,11 @@ class Service:
     It exists before its model does; until `attach`, every request is answered with NotReadyError.
     """
 
-    def __init__(self, metrics: Metrics, num_workers: int = 2, stall_s: float = STALLED_S) -> None:
+    def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
         self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
-        self._stall_s = stall_s
         self._num_slots_taken = 0
         self._open: set[OpenGeneration] = set()
 
@@ -122,8 +119,8 @@ class Service:
             return self._state
         if self._model.engine.fatal_error is not None:
             return ServiceState("dead", "the engine has stopped after an error; restart the server")
-        if self._model.engine.stalled_for_s() > self._stall_s:
-            return ServiceState("stalled", f"no progress for {self._stall_s:.0f} s")
+        if self._model.engine.is_stalled:
+            return ServiceState("stalled", f"no progress for {self._model.engine.stalled_for_s():.0f} s")
         return self._state
 
     async def prepare_text(

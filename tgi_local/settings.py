@@ -98,6 +98,12 @@ class Settings(TgiFlags):
     graceful_termination_timeout: int = Field(
         30, ge=0, description="seconds that running requests get to finish at shutdown"
     )
+    stall_timeout: float | None = Field(
+        None,
+        gt=0,
+        description="seconds without a finished step after which /health says stalled, and after twice of which the "
+        "process ends; default: 60 on a GPU, 600 on the CPU",
+    )
     compute_type: str | None = Field(None, description="value of the x-compute-type header; default: the hardware")
     json_output: bool = Field(False, description="log JSON lines")
     log_level: Literal["trace", "debug", "info", "warn", "warning", "error"] = Field("info", description="log level")

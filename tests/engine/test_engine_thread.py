@@ -1,11 +1,13 @@
 """The engine's thread and asyncio: every event arrives once and in order, and nobody is ever left waiting."""
 
 import asyncio
+import math
 import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,9 @@ from tests.fakes import FakeRunner, expected_output
 from tgi_local.engine import engine_thread
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import MAX_CONSECUTIVE_FAILURES, Engine
-from tgi_local.engine.engine_thread import EngineThread
+from tgi_local.engine.engine_thread import WATCH_EVERY_S, EngineThread, StalledError
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
-from tgi_local.engine.step import StepPlan
+from tgi_local.engine.step import FatalModelError, StepPlan
 from tgi_local.errors import GenerationError, NotReadyError
 from tgi_local.types import FinishReason, GenerationRequest, SamplingParams, StepStats, StopParams, TokenEvent
 
@@ -27,13 +29,13 @@ SOON_S = 5.0
 class Box:
     """An engine thread on a fake model, and what it said of itself."""
 
-    def __init__(self, num_blocks: int = 64, max_batch_size: int = 8) -> None:
+    def __init__(self, num_blocks: int = 64, max_batch_size: int = 8, stall_s: float = math.inf) -> None:
         self.runner = FakeRunner(num_blocks)
         blocks = BlockManager(self.runner.num_blocks, self.runner.block_size)
         self.engine = Engine(Scheduler(SchedulerLimits(max_batch_size, 32), blocks), self.runner)
         self.stats: list[StepStats] = []
         self.deaths: list[BaseException] = []
-        self.thread = EngineThread(self.engine, self.stats.append, self.deaths.append)
+        self.thread = EngineThread(self.engine, self.stats.append, self.deaths.append, stall_s)
 
     async def idle(self) -> None:
         """Wait until nothing runs and every block is free again."""
@@ -276,9 +278,12 @@ def die(error: BaseException) -> Callable[[StepPlan], None]:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError("all gone"), RuntimeError("boom")])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), FatalModelError("gone"), MemoryError("all gone"), RuntimeError("boom")],
+)
 async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
-    async with running(max_batch_size=1) as box:
+    async with running(max_batch_size=1, num_blocks=200) as box:
         box.runner.before_step = lambda plan: time.sleep(0.002)
         streams = [asyncio.create_task(collect(box.thread, make_request(f"r{i}", [i + 1], 400 - i))) for i in range(6)]
         streams.append(asyncio.create_task(collect(box.thread, *(make_request(f"g{i}", [1], 200) for i in range(3)))))
@@ -290,7 +295,11 @@ async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
         for events in results:
             for request_id in {event.request_id for event in events}:
                 terminal = [e for e in events if e.request_id == request_id and e.is_terminal]
-                assert len(terminal) == 1 and isinstance(terminal[0].error, GenerationError)
+                # The first failures of a model that may recover are those of their requests.
+                assert len(terminal) == 1 and isinstance(terminal[0].error, NotReadyError | GenerationError)
+        late = [events[-1].error for events in results if isinstance(events[-1].error, NotReadyError)]
+        assert len(late) >= len(results) - (MAX_CONSECUTIVE_FAILURES - 1)
+        assert {error.state for error in late} == {"dead"}
         assert {event.request_id for events in results for event in events} == {
             *(f"r{i}" for i in range(6)),
             *(f"g{i}" for i in range(3)),
@@ -306,9 +315,39 @@ async def test_a_model_that_fails_every_step_is_given_up(box: Box) -> None:
     box.runner.before_step = die(RuntimeError("boom"))
     for i in range(MAX_CONSECUTIVE_FAILURES):
         events = await collect(box.thread, make_request(f"r{i}"))
-        assert len(events) == 1 and isinstance(events[0].error, GenerationError)
+        is_last = i == MAX_CONSECUTIVE_FAILURES - 1
+        assert len(events) == 1 and isinstance(events[0].error, NotReadyError if is_last else GenerationError)
     await eventually(lambda: len(box.deaths) == 1)
     assert not box.thread.is_alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_ends_without_a_word_is_noticed(box: Box, slow: None) -> None:
+    def end(reason: str) -> list[TokenEvent]:
+        raise SystemExit
+
+    box.engine.fail_all = end  # type: ignore[method-assign]
+    waiting = asyncio.create_task(collect(box.thread, make_request("a", [1], 200)))
+    await eventually(lambda: box.runner.num_steps > 2)
+    ended = time.monotonic()
+    box.runner.before_step = die(SystemExit())
+    events = await waiting
+    assert time.monotonic() - ended < 1.0
+    assert isinstance(events[-1].error, NotReadyError) and len(box.deaths) == 1
+    with pytest.raises(NotReadyError):
+        await collect(box.thread, make_request("late"))
+
+
+async def test_a_request_that_can_not_even_be_queued_is_the_only_one_to_fail(box: Box, slow: None) -> None:
+    class Broken:
+        def start(self) -> Any:
+            raise KeyError("a bug in the grammar")
+
+    bad = replace(make_request("bad"), grammar=Broken())
+    good = make_request("good", max_new_tokens=20)
+    events, others = await asyncio.gather(collect(box.thread, bad), collect(box.thread, good))
+    assert len(events) == 1 and isinstance(events[0].error, GenerationError) and "bug" not in str(events[0].error)
+    check_complete(others, good)
 
 
 async def test_an_engine_that_can_not_even_clean_up_still_tells_everyone(box: Box, slow: None) -> None:
@@ -320,7 +359,7 @@ async def test_an_engine_that_can_not_even_clean_up_still_tells_everyone(box: Bo
     await eventually(lambda: box.runner.num_steps > 2)
     box.runner.before_step = die(SystemExit())
     events = await waiting
-    assert isinstance(events[-1].error, GenerationError)
+    assert isinstance(events[-1].error, NotReadyError)
     await eventually(lambda: len(box.deaths) == 1)
 
 
@@ -366,12 +405,89 @@ def test_a_closed_event_loop_does_not_crash_the_thread() -> None:
 # What the health check reads.
 
 
-async def test_stalled_only_while_work_waits(box: Box) -> None:
-    release = threading.Event()
-    assert box.thread.stalled_for_s() == 0.0
-    box.runner.before_step = lambda plan: (release.wait(SOON_S), None)[1]
-    waiting = asyncio.create_task(collect(box.thread, make_request("a")))
-    await eventually(lambda: box.thread.stalled_for_s() > 0.05)
-    release.set()
-    await waiting
-    assert box.thread.stalled_for_s() == 0.0
+class Hang:
+    """Holds the model in a step until it is let go; `since` says for how long it seems to have been there."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._release = threading.Event()
+        self.is_entered = threading.Event()
+        box.runner.before_step = self._wait
+
+    def _wait(self, plan: StepPlan) -> None:
+        self.is_entered.set()
+        self._release.wait(10 * SOON_S)
+
+    def since(self, seconds: float) -> None:
+        self._box.thread._waiting_since_s = time.monotonic() - seconds
+        self._box.engine._runner.last_return_s = time.monotonic() - seconds
+
+    def release(self) -> None:
+        self._box.runner.before_step = lambda plan: None
+        self._release.set()
+
+
+@asynccontextmanager
+async def hanging(stall_s: float) -> AsyncIterator[tuple[Box, Hang, asyncio.Task[list[TokenEvent]]]]:
+    """An engine whose very first step hangs."""
+    async with running(stall_s=stall_s) as box:
+        hang = Hang(box)
+        waiting = asyncio.create_task(collect(box.thread, make_request("a")))
+        await eventually(hang.is_entered.is_set)
+        try:
+            yield box, hang, waiting
+        finally:
+            hang.release()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_step_may_take_its_time_and_is_stalled_after_that() -> None:
+    async with hanging(stall_s=100) as (box, hang, waiting):
+        hang.since(90)
+        assert not box.thread.is_stalled
+        hang.since(101)
+        assert box.thread.is_stalled and box.thread.is_alive
+        await asyncio.sleep(2 * WATCH_EVERY_S)
+        assert not box.deaths, "it may still come back"
+        hang.release()
+        check_complete(await waiting, make_request("a"))
+        assert not box.thread.is_stalled
+
+
+async def test_a_hanging_engine_is_given_up_and_everyone_told() -> None:
+    async with hanging(stall_s=100) as (box, hang, waiting):
+        hang.since(201)
+        events = await waiting
+        assert len(events) == 1 and isinstance(events[0].error, NotReadyError) and events[0].error.state == "dead"
+        assert [type(death) for death in box.deaths] == [StalledError]
+        assert not box.thread.is_alive
+        stopping = time.monotonic()
+        await asyncio.to_thread(box.thread.stop)
+        assert time.monotonic() - stopping < 1.0, "nobody waits for a thread that hangs"
+        hang.release()
+        await eventually(lambda: not box.thread._thread.is_alive())
+        assert len(box.deaths) == 1
+
+
+async def test_when_the_whole_process_slept_nobody_is_to_blame() -> None:
+    async with hanging(stall_s=100) as (box, hang, _):
+        hang.since(1000)
+        box.thread._watch(time.monotonic() - 1000)
+        assert not box.deaths and not box.thread.is_stalled
+
+
+async def test_stop_tells_everyone_though_the_model_hangs() -> None:
+    async with hanging(stall_s=100) as (box, _, waiting):
+        await asyncio.to_thread(box.thread.stop, 0.05)
+        (event,) = await waiting
+        assert isinstance(event.error, NotReadyError) and event.error.state == "draining"
+        assert not box.deaths
+
+
+async def test_an_idle_engine_is_never_stalled(box: Box) -> None:
+    box.thread.stall_s = 100
+    Hang(box).since(1000)
+    assert box.thread.stalled_for_s() == 0.0 and not box.thread.is_stalled
+    box.runner.before_step = lambda plan: None
+    await collect(box.thread, make_request("a"))
+    assert not box.thread.is_stalled and not box.deaths

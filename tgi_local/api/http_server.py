@@ -1,10 +1,14 @@
 """Uvicorn on a socket that is bound already: drains before it closes, and ends with a meaningful exit status."""
 
 import asyncio
+import logging
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,6 +22,8 @@ MAX_HEADER_BYTES = 65_536
 # A connection that is still open after its stream got a terminal event is cut.
 CLOSE_TIMEOUT_S = 2
 FLUSH_S = 0.05
+# After an error, an orderly shutdown gets so long; then the process ends without one.
+FAILED_EXIT_S = 8.0
 
 
 def bind(hostname: str, port: int) -> socket.socket:
@@ -59,9 +65,17 @@ class HttpServer(uvicorn.Server):
         self._service = service
         self._drain_s = drain_s
         self.exit_status = 0
+        self._has_window = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal or an error. After an error this does not return: see `_leave`."""
+        super().run(sockets)
+        if self.exit_status and not self._has_window:
+            self._leave()
 
     def run_beside(self, listener: socket.socket, foreground: Callable[[], None]) -> int:
         """Serve from another thread while `foreground` has the main one, as windows need it; the exit status."""
+        self._has_window = True
         thread = threading.Thread(target=self.run, args=([listener],), name="server")
         thread.start()
         try:
@@ -75,6 +89,18 @@ class HttpServer(uvicorn.Server):
         """Shut down because of an error."""
         self.exit_status = exit_status
         self.should_exit = True
+        if not self._has_window:  # a window stays until its owner has seen what it says
+            backstop = threading.Timer(FAILED_EXIT_S, self._leave)
+            backstop.daemon = True
+            backstop.start()
+
+    def _leave(self) -> None:
+        """End the process at once: a model that hangs may keep the interpreter from ending, now or as it shuts down."""
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.exit_status)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not passed on to uvicorn's record of signals: it would raise them again and spoil the exit status.

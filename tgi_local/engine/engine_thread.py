@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -16,6 +17,12 @@ logger = logging.getLogger(__name__)
 
 # A consumer this many tokens behind has stopped reading; it is cut off rather than kept in memory.
 MAX_PENDING_EVENTS = 1024
+# How often the event loop looks after the thread, which can not say itself that it hangs or is gone.
+WATCH_EVERY_S = 0.25
+
+
+class StalledError(RuntimeError):
+    """The model has not returned for so long that it never will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,9 @@ class _Mailbox:
 class EngineThread:
     """Owns the engine's thread. `start`, `submit`, `stop` are called from the event loop.
 
-    A fatal error is remembered: running requests are told, new ones are refused at once.
+    A fatal error is remembered: running requests are told, new ones are refused at once, and `on_death` is called.
+    A thread in which requests wait and the model has not returned for `stall_s` is stalled; after twice that it is
+    given up as if it had died.
     """
 
     def __init__(
@@ -71,36 +80,48 @@ class EngineThread:
         engine: Engine,
         on_step: Callable[[StepStats], None] = lambda stats: None,
         on_death: Callable[[BaseException], None] = lambda error: None,
+        stall_s: float = math.inf,
     ) -> None:
         self._engine = engine
         self._on_step = on_step
         self._on_death = on_death
+        self.stall_s = stall_s
         self._inbox: SimpleQueue[_Submit | _Cancel | _Stop] = SimpleQueue()
         self._mailboxes: dict[str, _Mailbox] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._last_progress_s = time.monotonic()
+        self._waiting_since_s = time.monotonic()  # nobody has waited for longer
+        self._is_stopping = False
         self._is_closed = False
         self.fatal_error: BaseException | None = None
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._watch(time.monotonic())
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End every request with an error and the thread with them."""
-        self._is_closed = True
+        """End every request with an error and the thread with them. May be called from any thread."""
+        self._is_stopping = True
         self._inbox.put(_Stop())
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not isinstance(self.fatal_error, StalledError):
             self._thread.join(timeout_s)
+        if self._loop is not None:
+            self._call_loop(self._close)  # the thread may be too busy to say it
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and not self._is_closed and self.fatal_error is None
+        return self._thread.is_alive() and not self._is_stopping and self.fatal_error is None
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.stalled_for_s() > self.stall_s
 
     def stalled_for_s(self) -> float:
-        """Seconds without a finished step while requests are in flight."""
-        return time.monotonic() - self._last_progress_s if self._mailboxes else 0.0
+        """Seconds since the model has last returned while requests are in flight."""
+        if not self._mailboxes:
+            return 0.0
+        return time.monotonic() - max(self._engine.last_return_s, self._waiting_since_s)
 
     async def submit(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[list[TokenEvent]]:
         """Yield the events of `requests`, in batches as they come, until each had its one terminal event.
@@ -110,7 +131,7 @@ class EngineThread:
         if not self.is_alive:
             raise NotReadyError("dead", "The engine has stopped; restart the server.")
         if not self._mailboxes:
-            self._last_progress_s = time.monotonic()
+            self._waiting_since_s = time.monotonic()
         mailbox = _Mailbox(request.request_id for request in requests)
         for request in requests:
             self._mailboxes[request.request_id] = mailbox
@@ -140,7 +161,6 @@ class EngineThread:
         try:
             while self._drain_inbox():
                 events, stats = self._engine.step()
-                self._last_progress_s = time.monotonic()
                 self._deliver(events, stats)
         except BaseException as error:
             # The top of the thread: whatever happened, everyone waiting must hear of it.
@@ -173,7 +193,13 @@ class EngineThread:
         try:
             self._engine.submit(request)
         except ValueError as error:
-            self._deliver([TokenEvent(request.request_id, error=GenerationError(str(error)))], self._engine.stats())
+            self._refuse(request, str(error))
+        except Exception:
+            logger.exception("a request could not be queued")  # its grammar did not start
+            self._refuse(request, "the request could not be queued")
+
+    def _refuse(self, request: GenerationRequest, reason: str) -> None:
+        self._deliver([TokenEvent(request.request_id, error=GenerationError(reason))], self._engine.stats())
 
     def _deliver(self, events: list[TokenEvent], stats: StepStats) -> None:
         """One call into the event loop for a whole step."""
@@ -201,11 +227,36 @@ class EngineThread:
             mailbox.put(event)
         self._on_step(stats)  # last: no consumer runs before this returns, and its failure costs nobody an event
 
+    def _watch(self, watched_s: float) -> None:
+        """`watched_s` is when this was last done."""
+        if self._is_closed or self._is_stopping:
+            return
+        now_s = time.monotonic()
+        if now_s - watched_s > WATCH_EVERY_S + 1.0:
+            self._waiting_since_s = now_s  # not only the model stood still: the machine slept, or the process did
+        if not self._thread.is_alive():
+            self._give_up(RuntimeError("the engine's thread has ended"))
+        elif self.stalled_for_s() > 2 * self.stall_s:
+            self._give_up(StalledError(f"the model has not returned for {self.stalled_for_s():.0f} s"))
+        else:
+            assert self._loop is not None
+            self._loop.call_later(WATCH_EVERY_S, self._watch, now_s)
+
+    def _give_up(self, error: BaseException) -> None:
+        if self.fatal_error is None:
+            self.fatal_error = error
+            logger.critical("the engine is given up: %s", error)
+        self._close()
+
     def _close(self) -> None:
-        """Tell everyone still waiting, also those whose request never reached the engine."""
-        reason = "the server is shutting down" if self.fatal_error is None else "the engine has stopped after an error"
+        """Tell everyone still waiting, also those whose request never reached the engine. Idempotent."""
+        if self.fatal_error is None:
+            error = NotReadyError("draining", "The server is shutting down.")
+        else:
+            error = NotReadyError("dead", "The engine has stopped after an error; restart the server.")
         for request_id, mailbox in self._mailboxes.items():
-            mailbox.put(TokenEvent(request_id, error=GenerationError(reason)))
+            mailbox.put(TokenEvent(request_id, error=error))
         self._mailboxes.clear()
-        if self.fatal_error is not None:
+        if self.fatal_error is not None and not self._is_closed:
             self._on_death(self.fatal_error)
+        self._is_closed = True

@@ -1,5 +1,6 @@
 """Who runs next. Plans steps of mixed prefill chunks and decodes, first come first served; plain Python."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tgi_local.engine.step_pace import StepPace
 from tgi_local.engine.waiting_queue import WaitingQueue
 from tgi_local.errors import GenerationError
 from tgi_local.types import FinishReason, GenerationRequest, SampledToken, TokenEvent, TokenLogprob
+
+logger = logging.getLogger(__name__)
 
 # Prompt log-probabilities need the logits of every position, which for a whole chunk would take gigabytes.
 MAX_SCORED_TOKENS = 256
@@ -261,6 +264,9 @@ class Scheduler:
                 sequence.constraint.advance(outcome.token.id)
             except ValueError as error:
                 return self._error(sequence, str(error))
+            except Exception:
+                logger.exception("a grammar failed")
+                return self._error(sequence, "the grammar failed")
         is_first = sequence.num_generated_tokens == 1
         return TokenEvent(
             request_id=sequence.request_id,
