@@ -17,13 +17,25 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Watermark:
+    """How text is marked as generated: the share of the vocabulary that each token favours in the next, and by how much.
+
+    `delta` is added to logits. https://arxiv.org/abs/2301.10226, algorithm 2.
+    """
+
+    gamma: float = 0.5
+    delta: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Neutral values switch a rule off; `temperature` 0 means greedy.
 
     `frequency_penalty` and `presence_penalty` follow OpenAI (counts of generated tokens, additive);
     `relative_frequency_penalty` follows TGI (share of the token in prompt and output);
     `repetition_penalty` follows CTRL (https://arxiv.org/abs/1909.05858) over prompt and output;
-    `typical_p` follows locally typical sampling (https://arxiv.org/abs/2202.00666).
+    `typical_p` follows locally typical sampling (https://arxiv.org/abs/2202.00666);
+    `end_token_ids` are not chosen as one of the first `min_new_tokens`, unless a grammar allows nothing else.
     """
 
     temperature: float = 0.0
@@ -36,6 +48,9 @@ class SamplingParams:
     presence_penalty: float = 0.0
     relative_frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    watermark: Watermark | None = None
+    min_new_tokens: int = 0
+    end_token_ids: tuple[int, ...] = ()
     seed: int = 0
     top_n_tokens: int = 0
 
@@ -97,6 +112,7 @@ class RequestParameters:
     min_p: float = 0.0
     do_sample: bool = False
     max_new_tokens: int | None = None
+    min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     truncate: int | None = None
     watermark: bool = False
@@ -124,7 +140,7 @@ class RequestParameters:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the running server, token counts included."""
+    """Bounds of the running server, token counts included, and what it sets for all requests alike."""
 
     max_best_of: int
     max_stop_sequences: int
@@ -135,6 +151,7 @@ class Limits:
     max_concurrent_requests: int
     max_batch_total_tokens: int
     vocab_size: int
+    watermark: Watermark = Watermark()
 
 
 @dataclass(frozen=True, slots=True)

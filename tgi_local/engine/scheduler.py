@@ -45,9 +45,8 @@ class Counts:
 class Scheduler:
     """Owns the waiting and running sequences. Called by the engine thread only.
 
-    Running sequences keep the order of their admission. Decodes are planned before prefill chunks, so a long prompt never
-    stalls running streams; blocks run short from the newest sequence, which goes back to the head of the queue and
-    is recomputed later, so the oldest always progresses.
+    Running sequences keep the order of their admission. Decodes are planned before prefill chunks, so no prompt stalls a
+    stream; blocks run short from the newest sequence, which returns to the queue's head and is recomputed later.
 
     A waiting sequence whose next prefix block is being computed by a running one waits for that step and shares the
     block. Others may pass it meanwhile, which ends with that prefill: only a sequence ahead of it could start another
@@ -65,8 +64,7 @@ class Scheduler:
         self.blocks = blocks
         self.budget = StepBudget(limits.max_batch_tokens)
         self.pace = pace
-        self.num_preempted = 0
-        self._counts = Counts()
+        self.num_preempted, self._counts = 0, Counts()
         self.max_running_tokens = 0  # what the running requests come to when all of them use up their budget
         self._clock = clock
         self._waiting = WaitingQueue()
@@ -118,8 +116,7 @@ class Scheduler:
                 prefilling.append(sequence)
             elif budget > 0:
                 budget -= self._plan(sequence, 1, planned)
-        if self.pace is not None:
-            budget = min(budget, self.pace.prompt_tokens(len(planned)))
+        budget = min(budget, self.pace.prompt_tokens(len(planned))) if self.pace else budget
         for sequence in prefilling:
             budget -= self._plan(sequence, _num_new_tokens(sequence, budget), planned)
         # A preemption means blocks are short: admitting now would only preempt again.
