@@ -169,8 +169,15 @@ INLINE i32x16 dot4(i32x16 acc, u8x64 w, int32_t a) {
 #endif
 }
 
+/* Memory that will be needed soon: so many cache lines to fetch with each group. */
+typedef struct {
+  const uint8_t *at;
+  int lines;
+} Upcoming;
+
 /* out[token][PANEL] of one panel for `n` tokens of quantized activations. */
-INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, size_t ahead, int groups, const int8_t *codes,
+INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, Upcoming next, int groups,
+                           const int8_t *codes,
                            const float *scales, const int32_t *sums, float out[][PANEL]) {
   const int zero = bits == 8 ? 128 : 8;
   f32x16 total[MAX_TILE][2];
@@ -178,6 +185,7 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, si
   for (int t = 0; t < n; t++) total[t][0] = total[t][1] = (f32x16){0};
   for (int g = 0; g < groups; g++) {
     i32x16 acc[MAX_TILE][2];
+    for (int line = 0; line < next.lines; line++, next.at += 64) __builtin_prefetch(next.at);
 #pragma GCC unroll 8
     for (int t = 0; t < n; t++) acc[t][0] = acc[t][1] = (i32x16){0} - zero * sums[t];
     for (int quad = 0; quad < QUADS; quad++) {
@@ -185,14 +193,11 @@ INLINE void tile_quantized(const int n, const int bits, const uint8_t *panel, si
       if (bits == 8) {
         low = *(const u8x64_u *)(panel + quad * PANEL * 4);
         high = *(const u8x64_u *)(panel + quad * PANEL * 4 + 64);
-        __builtin_prefetch(panel + ahead + quad * PANEL * 4, 0, 2);
-        __builtin_prefetch(panel + ahead + quad * PANEL * 4 + 64, 0, 2);
       } else {
         typedef uint16_t u16x32 __attribute__((vector_size(64)));
         u8x64 both = *(const u8x64_u *)(panel + quad * PANEL * 2);
         low = both & 15;
         high = (u8x64)((u16x32)both >> 4) & 15;
-        __builtin_prefetch(panel + ahead + quad * PANEL * 2);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < n; t++) {
@@ -273,14 +278,14 @@ INLINE void tile_dense(const int n, const int bits, const uint8_t *panel, int in
 #define MORE_TILES(F, ...)
 #endif
 
-static void tile(const Linear *l, const uint8_t *panel, size_t ahead, const Activations *a, int token, int n,
+static void tile(const Linear *l, const uint8_t *panel, Upcoming next, const Activations *a, int token, int n,
                  float out[][PANEL]) {
   int groups = num_groups(l->inputs);
   size_t at = (size_t)token * (size_t)groups;
   const float *values = a->values + (size_t)token * (size_t)l->inputs;
   switch (l->bits) {
-    case 4: TILES(tile_quantized, 4, panel, ahead, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
-    case 8: TILES(tile_quantized, 8, panel, ahead, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
+    case 4: TILES(tile_quantized, 4, panel, next, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
+    case 8: TILES(tile_quantized, 8, panel, next, groups, a->codes + at * GROUP, a->scales + at, a->sums + at, out) break;
     case 16: TILES(tile_dense, 16, panel, l->inputs, values, out) break;
     default: TILES(tile_dense, 32, panel, l->inputs, values, out)
   }
@@ -335,21 +340,34 @@ static int panels_per_piece(const Member *member, int panels, int tokens) {
   return tokens > FEW_TOKENS || panels < 2 * pieces ? 1 : panels / pieces;
 }
 
+/* Each of the `tiles` that a panel is used for fetches a part of the next one, or the first of them would wait for
+ * memory and the others leave it idle. More lines at a time than the processor can have under way would only block. */
+#define MAX_LINES 6
+
+static Upcoming upcoming(const Linear *l, int panel, int panels, int tile, int tiles) {
+  int groups = num_groups(l->inputs), lines = (group_bytes(l->bits) / 64 + tiles - 1) / tiles;
+  if (panel >= panels || l->bits > 8 || lines > MAX_LINES) return (Upcoming){NULL, 0};
+  size_t part = (size_t)groups * (size_t)lines * 64;
+  return (Upcoming){l->panels + (size_t)panel * panel_bytes(l->bits, l->inputs) + (size_t)tile * part, lines};
+}
+
 void linear_run(Member *member, const Linear *l, const Activations *a, int tokens, float *out, int stride,
                 Epilogue epilogue, float scale) {
   int panels = (l->outputs + PANEL - 1) / PANEL, width = panels_per_piece(member, panels, tokens);
   int tiles = num_tiles(tokens), columns = (panels + width - 1) / width;
   int pieces = (tiles + TILES_PER_PIECE - 1) / TILES_PER_PIECE * columns;
-  size_t bytes = panel_bytes(l->bits, l->inputs), ahead = l->bits == 4 ? 2048 : 4096; /* as measured */
+  size_t bytes = panel_bytes(l->bits, l->inputs);
   for (int piece; (piece = next_piece(member, pieces)) >= 0;) {
     int first = piece / columns * TILES_PER_PIECE, first_panel = piece % columns * width;
     int last = first + TILES_PER_PIECE < tiles ? first + TILES_PER_PIECE : tiles;
     int last_panel = first_panel + width < panels ? first_panel + width : panels;
+    int step = width == 1 ? team_size(member->team) : 1;
     for (int panel = first_panel; panel < last_panel; panel++)
       for (int i = first; i < last; i++) {
         float results[MAX_TILE][PANEL];
         int token = tile_start(tokens, i), n = tile_start(tokens, i + 1) - token;
-        tile(l, l->panels + (size_t)panel * bytes, i == first ? ahead : 0, a, token, n, results);
+        tile(l, l->panels + (size_t)panel * bytes, upcoming(l, panel + step, panels, i - first, last - first), a, token, n,
+             results);
         float *to = out + (size_t)token * (size_t)stride;
         switch (epilogue) {
 #define CASE(E) case E: for (int t = 0; t < n; t++) finish(l, panel, results[t], to + (size_t)t * (size_t)stride, E, scale); break;
