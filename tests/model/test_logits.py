@@ -7,7 +7,8 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from tgi_local.engine.step import StepRow
-from tgi_local.model.logits import process, token_counts
+from tgi_local.model import logits as logits_rules
+from tgi_local.model.token_counts import TokenCounts
 from tgi_local.types import SamplingParams
 
 VOCAB = 23
@@ -20,6 +21,10 @@ def make_row(history: tuple[int, ...] = HISTORY, num_prompt: int = len(PROMPT), 
     params = SamplingParams(**sampling)
     seen = history if params.uses_history else ()
     return StepRow("r", history[-1:], 0, (0,), True, params, history=seen, num_prompt_tokens=num_prompt)
+
+
+def process(logits: torch.Tensor, rows: list[StepRow]) -> torch.Tensor:
+    return logits_rules.process(logits, rows, [TokenCounts(row) if row.history else None for row in rows])
 
 
 def random_logits(rows: int, seed: int = 0) -> torch.Tensor:
@@ -131,8 +136,3 @@ def test_an_extreme_repetition_penalty_stays_a_number(penalty: float) -> None:
     logits[0, 3] = 0.0
     got = process(logits, [make_row(repetition_penalty=penalty)])
     assert torch.isfinite(got).all()
-
-
-def test_token_counts() -> None:
-    got = token_counts([(1, 1, 2), (), (0,)], 4, torch.device("cpu"))
-    assert got.tolist() == [[0, 2, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]

@@ -1,7 +1,10 @@
 """Every sampling rule equals the one of the same name in Transformers, in a batch where each row has its own."""
 
 import math
+import random
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,13 +20,25 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from tests.model import plain_sampling
 from tgi_local.engine.step import StepRow
+from tgi_local.model import filters
 from tgi_local.model.sampler import draw, sample, uniform, warp
 from tgi_local.types import SamplingParams
 
 VOCAB = 101
 NO_IDS = torch.zeros(1, 1, dtype=torch.long)
 NEG_INF = float("-inf")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_logits(rows: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -81,7 +96,7 @@ def same_up_to_a_constant(got: torch.Tensor, want: torch.Tensor) -> None:
 def test_rule_equals_transformers(params: SamplingParams) -> None:
     for seed in range(10):
         logits = random_logits(1, seed, scale=0.5 + seed)
-        same_up_to_a_constant(warp(logits, [params])[0], reference(logits[0], params))
+        same_up_to_a_constant(warp(logits, [params]).logits[0], reference(logits[0], params))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -92,7 +107,7 @@ def test_rows_with_different_rules_do_not_leak(seed: int) -> None:
     params = [params[i] for i in generator.permutation(len(params))]
     logits = random_logits(len(params), seed)
     before = logits.clone()
-    got = warp(logits, params)
+    got = warp(logits, params).logits
     assert torch.equal(logits, before), "the caller's logits are not written to"
     for i, row_params in enumerate(params):
         if row_params.is_greedy or row_params == sampling():
@@ -104,14 +119,14 @@ def test_rows_with_different_rules_do_not_leak(seed: int) -> None:
 def test_ties_are_kept_as_transformers_keeps_them() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0, 2.0]])
     for params in (sampling(top_k=2), sampling(min_p=1.0)):
-        got = warp(logits, [params])[0]
+        got = warp(logits, [params]).logits[0]
         assert torch.equal(torch.isneginf(got), torch.isneginf(reference(logits[0], params)))
 
 
 def test_masked_tokens_stay_masked() -> None:
     logits = random_logits(len(EACH_RULE))
     logits[:, 7:] = NEG_INF
-    got = warp(logits, EACH_RULE)
+    got = warp(logits, EACH_RULE).logits
     assert torch.isneginf(got[:, 7:]).all()
     for i, params in enumerate(EACH_RULE):
         same_up_to_a_constant(got[i], reference(logits[i], params))
@@ -246,3 +261,103 @@ def test_a_seeded_row_draws_the_same_whatever_its_place_and_neighbours() -> None
 
 def test_no_rows() -> None:
     assert sample(torch.zeros(0, VOCAB), []) == []
+
+
+# The fast ways against the plain one.
+
+VOCAB_SIZES = [1, 3, 63, 64, 65, 129, 1000, 8192, 8200, 20_011]
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    """Any rules together; the larger top-k and the hotter ones leave more tokens than the fast way looks at."""
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.3, 0.7, 1.0, 1.0, 1.5, 4.0]),
+        top_k=rng.choice([0, 0, 0, 1, 5, 50, 63, 64, 65, 500, 10**9]),
+        top_p=rng.choice([1.0, 1.0, 1e-9, 0.5, 0.9, 0.95, 0.999]),
+        typical_p=rng.choice([1.0, 1.0, 1.0, 0.2, 0.9]),
+        min_p=rng.choice([0.0, 0.0, 0.01, 0.3, 1.0]),
+        seed=rng.getrandbits(64),
+        top_n_tokens=rng.choice([0, 0, 3]),
+    )
+
+
+def check_against_the_plain_way(vocab_size: int, seed: int, num_rows: int = 12) -> None:
+    """Tokens, log-probabilities and alternatives, bit for bit; half of the time with many equal logits."""
+    rng = random.Random(seed)
+    logits = torch.randn(num_rows, vocab_size, generator=torch.Generator().manual_seed(seed))
+    logits *= torch.tensor([rng.choice([0.3, 1.0, 3.0, 8.0]) for _ in range(num_rows)])[:, None]
+    if rng.random() < 0.5:
+        logits = logits.bfloat16().float()
+    if rng.random() < 0.3:
+        logits[:, rng.randrange(1, vocab_size + 1) :] = NEG_INF
+    rows = [make_row(random_params(rng), rng.randrange(100)) for _ in range(num_rows)]
+    assert sample(logits, rows) == plain_sampling.sample(logits, rows)
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+def test_tokens_are_those_of_the_plain_way(vocab_size: int) -> None:
+    for seed in range(6):
+        check_against_the_plain_way(vocab_size, seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("vocab_size", [*VOCAB_SIZES, 49152, 50257, 151936])
+def test_tokens_are_those_of_the_plain_way_in_many_more_cases(vocab_size: int) -> None:
+    for seed in range(1000, 1000 + max(20, 3_000_000 // (vocab_size + 2000))):
+        check_against_the_plain_way(vocab_size, seed)
+
+
+def always_certain(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+    values, is_certain = nucleus_of_candidates(*args)
+    return values, np.ones_like(is_certain)
+
+
+nucleus_of_candidates = filters._nucleus_of_candidates
+
+
+def test_the_comparison_notices_a_nucleus_that_ends_too_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_nucleus_of_candidates", always_certain)
+    with pytest.raises(AssertionError):
+        for seed in range(6):
+            check_against_the_plain_way(1000, seed)
+
+
+def test_the_comparison_notices_equals_that_are_chosen_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "largest", lambda x, count: (x.topk(count).values, x.topk(count).indices.flip(-1)))
+    with pytest.raises(AssertionError):
+        for seed in range(6):
+            check_against_the_plain_way(1000, seed)
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 7, 64, 300])
+def test_how_many_candidates_are_looked_at_changes_nothing(
+    num_candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "NUM_CANDIDATES", num_candidates)
+    for seed in range(4):
+        check_against_the_plain_way(1000, seed)
+
+
+def test_few_candidates_decide_most_rows_of_a_language_model() -> None:
+    """Else all of this would be for nothing. Zipf's law with exponent 2, as the benchmark has it."""
+    vocab_size = 20_000
+    ranks = torch.stack([torch.randperm(vocab_size, generator=torch.Generator().manual_seed(s)) for s in range(30)])
+    logits = -2 * (ranks + 1).float().log()
+    for params in (sampling(top_k=50, top_p=0.95), sampling(top_p=0.95), sampling(top_k=50), sampling(min_p=0.05)):
+        left = warp(logits, [params] * 30)
+        assert len(left.rows) >= 25
+        for row, ids in zip(left.rows, left.ids.tolist(), strict=True):
+            assert set(torch.isfinite(left.logits[row]).nonzero()[:, 0].tolist()) <= set(ids)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_row_is_the_same_bit_for_bit_alone_and_in_a_batch(num_threads: int) -> None:
+    """Torch shares the sum of a single long row between threads, and then it comes out otherwise than in a batch."""
+    rules: list[dict[str, Any]] = [{}, {"top_k": 50}, {"top_p": 0.9}, {"typical_p": 0.9}, {"typical_p": 0.2}]
+    params = [sampling(temperature=t, seed=i, **rule) for i, rule in enumerate(rules) for t in (0.7, 1.0, 2.0)]
+    rows = [make_row(p) for p in [SamplingParams(), *params]]
+    logits = torch.randn(len(rows), 151_936, generator=torch.Generator().manual_seed(0)) * 3
+    with threads(num_threads):
+        together = sample(logits, rows)
+        alone = [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
+    assert together == alone

@@ -1,4 +1,4 @@
-"""Rules that change logits before a token is chosen: pure functions on float32 [rows, vocabulary].
+"""Rules that change logits before a token is chosen: functions on float32 [rows, vocabulary].
 
 Order and formulas: TGI (repetition, then frequency), OpenAI's additive penalties and bias after them, grammars last.
 """
@@ -9,66 +9,85 @@ import numpy as np
 import torch
 
 from tgi_local.engine.step import StepRow
+from tgi_local.model.rows import put_rows, take_rows
+from tgi_local.model.token_counts import TokenCounts
 
 # Beyond these a repetition penalty excludes or repeats for any model, and float32 would overflow.
 MIN_REPETITION_PENALTY = 1e-6
 MAX_REPETITION_PENALTY = 1e6
 
+# The eight bits of every byte, the lowest first, as numbers: to look masks up is faster than to shift and compare.
+_BITS = torch.from_numpy(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
+)
+_LIMITS = torch.where(_BITS > 0, float("inf"), float("-inf"))
 
-def process(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
-    """Apply every penalty, bias and grammar the rows ask for; rows that ask for none are untouched."""
-    penalized = [i for i, row in enumerate(rows) if row.history]
-    if penalized:
-        logits = logits.clone()
-        logits[penalized] = _penalize(logits[penalized], [rows[i] for i in penalized])
+
+def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[TokenCounts | None]) -> torch.Tensor:
+    """Apply every rule the rows ask for; rows that ask for none are untouched, and so is the tensor given.
+
+    `counts` are those of each row's history, None for a row without.
+    """
+    if not any(_has_rule(row) for row in rows):
+        return logits
+    logits = logits.clone(memory_format=torch.contiguous_format)
+    _penalize(logits, rows, counts)
+    _add_bias(logits, rows)
+    _constrain(logits, rows)
+    return logits
+
+
+def _has_rule(row: StepRow) -> bool:
+    sampling = row.sampling
+    return bool(row.history or row.constraint is not None or sampling.logit_bias)
+
+
+def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[TokenCounts | None]) -> None:
+    """Touches only the tokens that have come before."""
+    counted = [(i, rows[i].sampling, count) for i, count in enumerate(counts) if count is not None]
+    if not counted:
+        return
+    sizes = [len(count.ids) for *_, count in counted]
+
+    def spread(values: Sequence[float]) -> torch.Tensor:
+        """One value per row to one per token of that row."""
+        return torch.from_numpy(np.repeat(np.array(values, dtype=np.float32), sizes)).to(logits.device)
+
+    starts = np.repeat(np.array([i * logits.shape[1] for i, *_ in counted]), sizes)
+    index = torch.from_numpy(starts + np.concatenate([count.ids for *_, count in counted])).to(logits.device)
+    seen = torch.from_numpy(np.concatenate([count.seen for *_, count in counted])).to(logits.device)
+    generated = torch.from_numpy(np.concatenate([count.generated for *_, count in counted])).to(logits.device)
+    flat = logits.view(-1)
+    found = flat[index]
+    repetition = spread(
+        [min(max(p.repetition_penalty, MIN_REPETITION_PENALTY), MAX_REPETITION_PENALTY) for _, p, _ in counted]
+    )
+    found = torch.where(found > 0, found / repetition, found * repetition)
+    found = found - spread([p.relative_frequency_penalty for _, p, _ in counted]) * seen / spread(
+        [count.length for *_, count in counted]
+    )
+    found = found - spread([p.frequency_penalty for _, p, _ in counted]) * generated
+    flat[index] = found - spread([p.presence_penalty for _, p, _ in counted]) * (generated > 0)
+
+
+def _add_bias(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
     biased = [(i, token, bias) for i, row in enumerate(rows) for token, bias in row.sampling.logit_bias]
     if biased:
         index = torch.tensor([(i, token) for i, token, _ in biased], device=logits.device).T
         values = torch.tensor([bias for *_, bias in biased], dtype=logits.dtype, device=logits.device)
-        logits = logits.index_put((index[0], index[1]), values, accumulate=True)
-    return _constrain(logits, rows)
+        logits.index_put_((index[0], index[1]), values, accumulate=True)
 
 
-def _constrain(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
+def _constrain(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
     """Exclude what a row's grammar does not allow. Masks are computed while a GPU is still busy with the step."""
     masks = {i: row.constraint.allowed_tokens() for i, row in enumerate(rows) if row.constraint is not None}
-    if not masks:
-        return logits
-    packed = torch.frombuffer(bytearray().join(masks.values()), dtype=torch.uint8).reshape(len(masks), -1)
-    bits = torch.arange(8, dtype=torch.uint8, device=logits.device)
-    allowed = (packed.to(logits.device)[:, :, None] >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
-    constrained = logits[list(masks)].masked_fill_(~allowed, float("-inf"))
-    logits = logits.clone()
-    logits[list(masks)] = constrained
-    return logits
+    if masks:
+        packed = np.frombuffer(bytearray().join(masks.values()), dtype=np.uint8).reshape(len(masks), -1)
+        part = take_rows(logits, list(masks))
+        put_rows(logits, list(masks), torch.minimum(part, _unpack(_LIMITS, packed, part)))
 
 
-def _penalize(logits: torch.Tensor, rows: Sequence[StepRow]) -> torch.Tensor:
-    device = logits.device
-    seen = token_counts([row.history for row in rows], logits.shape[1], device)
-    lengths = torch.tensor([[float(len(row.history))] for row in rows], device=device)
-
-    def column(name: str) -> torch.Tensor:
-        return torch.tensor([[getattr(row.sampling, name)] for row in rows], dtype=logits.dtype, device=device)
-
-    repetition = column("repetition_penalty").clamp(MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
-    penalized = torch.where(logits > 0, logits / repetition, logits * repetition)
-    logits = torch.where(seen > 0, penalized, logits)
-    logits = logits - column("relative_frequency_penalty") * seen / lengths
-    if not any(row.sampling.frequency_penalty or row.sampling.presence_penalty for row in rows):
-        return logits
-    generated = token_counts([row.history[row.num_prompt_tokens :] for row in rows], logits.shape[1], device)
-    return logits - column("frequency_penalty") * generated - column("presence_penalty") * (generated > 0)
-
-
-def token_counts(histories: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> torch.Tensor:
-    """How often each token occurs in each history: [rows, vocab_size], float32."""
-    longest = max((len(history) for history in histories), default=0)
-    # Padding counts into one extra column that is cut off.
-    padded = np.full((len(histories), longest), vocab_size, dtype=np.int64)
-    for row, history in zip(padded, histories, strict=True):
-        row[: len(history)] = history
-    ids = torch.from_numpy(padded).to(device)
-    counts = torch.zeros(len(histories), vocab_size + 1, device=device)
-    counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
-    return counts[:, :vocab_size]
+def _unpack(table: torch.Tensor, packed: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """The number that `table` has for each bit of `packed` [rows, bytes], in the shape of `like`."""
+    index = torch.from_numpy(packed).to(like.device).flatten().int()
+    return table.to(like.device).index_select(0, index).view(len(packed), -1)[:, : like.shape[1]]

@@ -7,8 +7,7 @@ import psutil
 import torch
 
 from tgi_local.engine.step import OutOfMemoryError, RowResult, StepPlan, StepResult, StepRow
-from tgi_local.model import logits as logits_rules
-from tgi_local.model import sampler
+from tgi_local.model.decoding import TokenChooser
 from tgi_local.model.device_errors import free_cached_memory, translate
 from tgi_local.model.eager import EagerForward
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
@@ -38,6 +37,7 @@ class TorchRunner:
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
+        self._chooser = TokenChooser()
 
     @property
     def num_blocks(self) -> int:
@@ -66,9 +66,8 @@ class TorchRunner:
         kept = _kept_positions(plan)
         logits = self._forward.logits(plan, kept.positions)
         sampling = [(i, row) for i, row in enumerate(plan.rows) if row.is_sampling]
-        last = torch.tensor([kept.last_of_row[i] for i, _ in sampling], dtype=torch.long, device=logits.device)
-        rows = [row for _, row in sampling]
-        tokens = sampler.sample(logits_rules.process(logits[last], rows), rows) if rows else []
+        last = [kept.last_of_row[i] for i, _ in sampling]
+        tokens = self._chooser.choose(logits, last, [row for _, row in sampling])
         sampled = {i: token for (i, _), token in zip(sampling, tokens, strict=True)}
         return StepResult(
             tuple(
@@ -111,8 +110,8 @@ def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[fl
     count = len(row.logprob_targets)
     targets = torch.tensor(row.logprob_targets, dtype=torch.long, device=logits.device)
     scored = logits[first : first + count]
-    # Equal to log_softmax at the targets, without a second tensor of [count, vocabulary].
-    return tuple((scored.gather(1, targets[:, None])[:, 0] - scored.logsumexp(dim=-1)).tolist())
+    # Unlike logsumexp, which is slower, too, this is the same for a position alone and among others.
+    return tuple(scored.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0].tolist())
 
 
 def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple[float, ...]) -> RowResult:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 
 from tgi_local.engine.step import StepRow
+from tgi_local.model.filters import Filtered, has_filter, keep_likely
+from tgi_local.model.largest import argmax
+from tgi_local.model.rows import put_rows, take_rows
 from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 
 # Beyond these a temperature is greedy or uniform for any model, and float32 would overflow.
@@ -19,42 +22,75 @@ MAX_TEMPERATURE = 1e6
 
 def sample(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[SampledToken | None]:
     """One token per row; None for a row whose logits are not numbers."""
+    if not rows:
+        return []
     params = [row.sampling for row in rows]
-    scaled = warp(logits, params)
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    chosen = logprobs.argmax(dim=-1)
+    left = warp(logits, params)
+    # Faster than argmax and logsumexp, and each row's sum is the same in any batch and with any number of threads.
+    logprobs = torch.log_softmax(left.logits, dim=-1)
+    chosen = argmax(logprobs)
     random_rows = [i for i, p in enumerate(params) if not p.is_greedy]
     if random_rows:
         uniforms = uniform([params[i].seed for i in random_rows], [rows[i].step_index for i in random_rows])
-        chosen[random_rows] = draw(logprobs[random_rows], torch.from_numpy(uniforms).to(logits.device))
+        _draw_rows(chosen, logprobs, left, random_rows, torch.from_numpy(uniforms).to(logits.device))
     # NaN anywhere in a row makes its whole softmax NaN.
-    is_valid = ~torch.isnan(logprobs[:, 0]) if logprobs.numel() else logprobs.new_ones(0, dtype=torch.bool)
+    values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logprobs[:, 0]])
+    logprob_list, first_list = values.tolist()
     tops = _top_tokens(logprobs, [p.top_n_tokens for p in params])
-    values = logprobs.gather(1, chosen[:, None])[:, 0]
-    ids, logprob_list, valid_list = chosen.tolist(), values.tolist(), is_valid.tolist()
-    return [SampledToken(ids[i], logprob_list[i], tops[i]) if valid_list[i] else None for i in range(len(rows))]
+    return [
+        None if first != first else SampledToken(token, logprob, top)
+        for token, logprob, first, top in zip(chosen.tolist(), logprob_list, first_list, tops, strict=True)
+    ]
 
 
-def warp(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """Temperature, then top-k, top-p, typical-p and min-p; excluded tokens become -inf. Greedy rows are untouched."""
+def warp(logits: torch.Tensor, params: Sequence[SamplingParams]) -> Filtered:
+    """Temperature, then the filters; excluded tokens become -inf. Greedy rows are untouched, and the given tensor is."""
     temperatures = [p.temperature if not p.is_greedy else 1.0 for p in params]
     if any(t != 1.0 for t in temperatures):
-        logits = logits / _column(temperatures, logits).clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
-    filtered = [i for i, p in enumerate(params) if not p.is_greedy and _has_filter(p)]
-    if filtered:
-        logits = logits.clone()
-        logits[filtered] = _filter(logits[filtered], [params[i] for i in filtered])
-    return logits
+        column = torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)[:, None]
+        logits = logits / column.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+    rows = [i for i, p in enumerate(params) if not p.is_greedy and has_filter(p)]
+    if len(rows) == len(params):
+        return keep_likely(logits, params)
+    if not rows:
+        return Filtered(logits, [], torch.zeros(0, 0, dtype=torch.long))
+    part = keep_likely(take_rows(logits, rows), [params[i] for i in rows])
+    logits = logits.clone()
+    put_rows(logits, rows, part.logits)
+    return Filtered(logits, [rows[i] for i in part.rows], part.ids)
+
+
+def _draw_rows(
+    chosen: torch.Tensor, logprobs: torch.Tensor, left: Filtered, rows: list[int], uniforms: torch.Tensor
+) -> None:
+    """Write the tokens drawn for `rows` into `chosen`; where few tokens are left, only those are looked at."""
+    place = {row: i for i, row in enumerate(rows)}
+    few = [place[row] for row in left.rows]
+    if few:
+        ids = left.ids.sort(dim=-1).values
+        index = draw(take_rows(logprobs, left.rows).gather(1, ids), uniforms[few])
+        put_rows(chosen, left.rows, ids.gather(1, index[:, None])[:, 0])
+    many = sorted(set(range(len(rows))) - set(few))
+    if many:
+        selected = [rows[i] for i in many]
+        put_rows(chosen, selected, draw(take_rows(logprobs, selected), uniforms[many]))
 
 
 def draw(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution of each row at its uniform number in [0, 1)."""
-    cumulative = logprobs.double().exp().cumsum(dim=-1)
+    cumulative = _probabilities(logprobs).cumsum(dim=-1)
     targets = uniforms[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=logprobs.shape[-1] - 1)
     # Rounding may land on an excluded token at the far end: fall back to the most likely one.
     is_excluded = torch.isinf(logprobs.gather(1, index[:, None])[:, 0])
-    return torch.where(is_excluded, logprobs.argmax(dim=-1), index)
+    return torch.where(is_excluded, argmax(logprobs), index)
+
+
+def _probabilities(logprobs: torch.Tensor) -> torch.Tensor:
+    """In float64: in float32 the rounding of a large vocabulary's sum would decide between neighbours."""
+    if logprobs.device.type != "cpu":
+        return logprobs.double().exp()
+    return torch.from_numpy(np.exp(logprobs.numpy(), dtype=np.float64))  # twice as fast as torch's
 
 
 def uniform(seeds: Sequence[int], steps: Sequence[int]) -> np.ndarray:
@@ -76,75 +112,15 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _has_filter(p: SamplingParams) -> bool:
-    return p.top_k > 0 or p.top_p < 1.0 or p.typical_p < 1.0 or p.min_p > 0.0
-
-
-def _filter(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    for rule, is_on in (
-        (_top_k, lambda p: p.top_k > 0),
-        (_top_p, lambda p: p.top_p < 1.0),
-        (_typical_p, lambda p: p.typical_p < 1.0),
-        (_min_p, lambda p: p.min_p > 0.0),
-    ):
-        rows = [i for i, p in enumerate(params) if is_on(p)]
-        if rows:
-            logits[rows] = rule(logits[rows], [params[i] for i in rows])
-    return logits
-
-
-def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
-
-
-def _top_k(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    ks = [min(p.top_k, logits.shape[-1]) for p in params]
-    best = logits.topk(max(ks), dim=-1).values
-    threshold = best.gather(1, torch.tensor(ks, device=logits.device)[:, None] - 1)
-    return logits.masked_fill(logits < threshold, float("-inf"))
-
-
-def _top_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """Keep the smallest set of most likely tokens whose probabilities reach top_p."""
-    order = logits.sort(dim=-1, descending=True)
-    probabilities = order.values.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    is_excluded = before >= _column([p.top_p for p in params], logits)
-    is_excluded[:, 0] = False
-    return logits.masked_fill(torch.zeros_like(is_excluded).scatter(1, order.indices, is_excluded), float("-inf"))
-
-
-def _typical_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """Keep the tokens whose surprise is closest to the entropy, up to a mass of typical_p."""
-    logprobs = logits.log_softmax(dim=-1)
-    probabilities = logprobs.exp()
-    entropy = -(logprobs * probabilities).nansum(dim=-1, keepdim=True)
-    distance = (-logprobs - entropy).abs()
-    order = distance.argsort(dim=-1)
-    cumulative = probabilities.gather(1, order).cumsum(dim=-1)
-    last = (cumulative < _column([p.typical_p for p in params], logits)).sum(dim=-1, keepdim=True)
-    last = last.clamp(max=logits.shape[-1] - 1)
-    sorted_distance = distance.gather(1, order)
-    is_excluded = sorted_distance > sorted_distance.gather(1, last)
-    return logits.masked_fill(torch.zeros_like(is_excluded).scatter(1, order, is_excluded), float("-inf"))
-
-
-def _min_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """Exclude tokens less likely than min_p times the most likely one."""
-    threshold = logits.max(dim=-1, keepdim=True).values + _column([p.min_p for p in params], logits).log()
-    return logits.masked_fill(logits < threshold, float("-inf"))
-
-
 def _top_tokens(logprobs: torch.Tensor, counts: Sequence[int]) -> list[tuple[TokenLogprob, ...]]:
-    most = max(counts, default=0)
-    if most == 0:
-        return [()] * len(counts)
-    best = logprobs.topk(min(most, logprobs.shape[-1]), dim=-1)
-    ids, values = best.indices.tolist(), best.values.tolist()
-    return [
-        tuple(
+    tops: list[tuple[TokenLogprob, ...]] = [()] * len(counts)
+    rows = [i for i, count in enumerate(counts) if count > 0]
+    if not rows:
+        return tops
+    best = take_rows(logprobs, rows).topk(min(max(counts), logprobs.shape[-1]), dim=-1)
+    for i, ids, values in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+        tops[i] = tuple(
             TokenLogprob(token, value if value > float("-inf") else None)
-            for token, value in zip(ids[i][:n], values[i][:n], strict=True)
+            for token, value in zip(ids[: counts[i]], values[: counts[i]], strict=True)
         )
-        for i, n in enumerate(counts)
-    ]
+    return tops
