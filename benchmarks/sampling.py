@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tgi_local.engine.step import StepPlan, StepRow
 from tgi_local.model.runner import TorchRunner
-from tgi_local.types import SamplingParams
+from tgi_local.types import SamplingParams, Watermark
 
 VOCAB_SIZES = (49152, 151936)
 BATCH_SIZES = (1, 8, 32, 64)
@@ -70,6 +70,8 @@ CASES = (
     Case("top_p=0.95, hot", SamplingParams(temperature=2.5, top_p=0.95)),
     Case("typical_p=0.9", SamplingParams(temperature=0.8, typical_p=0.9)),
     Case("penalties, 4k tokens", SamplingParams(repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=0.2)),
+    Case("watermark, new words", SamplingParams(watermark=Watermark())),
+    Case("watermark, same words", SamplingParams(watermark=Watermark())),
     Case("grammar mask", SamplingParams(), has_grammar=True),
 )
 

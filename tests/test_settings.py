@@ -58,6 +58,8 @@ FROM_BOTH: list[tuple[str, str, Any]] = [
     ("max-batch-prefill-tokens", "4096", 4096),
     ("max-batch-total-tokens", "9999", 9999),
     ("max-batch-size", "7", 7),
+    ("watermark-gamma", "0.25", 0.25),
+    ("watermark-delta", "1.5", 1.5),
     ("max-concurrent-requests", "3", 3),
     ("max-best-of", "4", 4),
     ("max-stop-sequences", "0", 0),
@@ -248,8 +250,6 @@ REFUSED = [
     ["--rope-scaling", "linear"],
     ["--rope-factor", "2.0"],
     ["--lora-adapters", "a,b"],
-    ["--watermark-gamma", "0.5"],
-    ["--watermark-delta", "2.0"],
     ["--cuda-graphs", "1,2"],
 ]
 
@@ -338,6 +338,9 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--cuda-memory-fraction", "0"], ["--cuda-memory-fraction"]),
     (["--stall-timeout", "0"], ["--stall-timeout (STALL_TIMEOUT)", "greater than 0"]),
     (["--stall-timeout", "nan"], ["--stall-timeout"]),
+    (["--watermark-gamma", "1"], ["--watermark-gamma (WATERMARK_GAMMA)", "1"]),
+    (["--watermark-gamma", "0"], ["--watermark-gamma"]),
+    (["--watermark-delta", "-1"], ["--watermark-delta", "0"]),
     (["print-schema", "--port", "1"], ["--help"]),
     (["--max-total-token", "5", "--bogus"], ["did you mean --max-total-tokens?"]),
     (["--modelid", "x"], ["--modelid", "did you mean --model-id?"]),

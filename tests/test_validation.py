@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from tgi_local.assembly import _limits
 from tgi_local.errors import UnsupportedError, ValidationError
-from tgi_local.types import GenerationRequest, Limits, RequestParameters, TextOptions
+from tgi_local.settings import load_settings
+from tgi_local.types import GenerationRequest, Limits, RequestParameters, TextOptions, Watermark
 from tgi_local.validation import build_request, check_parameters, with_new_seed
 
 LIMITS = Limits(
@@ -147,7 +149,7 @@ def test_only_1024_new_tokens_are_checked_and_the_output_gets_what_room_there_is
 
 @pytest.mark.parametrize(
     ("parameters", "name"),
-    [({"watermark": True}, "watermark"), ({"adapter_id": "x"}, "adapter_id")],
+    [({"adapter_id": "x"}, "adapter_id")],
 )
 def test_what_is_not_supported_is_refused_by_name(parameters: dict[str, Any], name: str) -> None:
     error = refusal(**parameters)
@@ -251,6 +253,14 @@ def test_every_value_reaches_the_request() -> None:
 )
 def test_when_tgi_samples(parameters: dict[str, Any], temperature: float) -> None:
     assert build(**parameters).sampling.temperature == temperature
+
+
+def test_a_watermark_has_the_values_of_the_server() -> None:
+    assert build().sampling.watermark is None and build(watermark=False).sampling.watermark is None
+    assert build(watermark=True).sampling.watermark == Watermark(gamma=0.5, delta=2.0)
+    settings = load_settings(["--watermark-gamma", "0.25", "--watermark-delta", "3"])
+    limits = _limits(settings, max_total=100, capacity=1000, vocab_size=10)
+    assert build(limits=limits, watermark=True).sampling.watermark == Watermark(0.25, 3.0)
 
 
 def test_truncate_keeps_the_end() -> None:

@@ -20,7 +20,7 @@ from tgi_local.settings import PROGRAM, Settings
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.types import Limits, StepStats
+from tgi_local.types import Limits, StepStats, Watermark
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,7 @@ def _limits(settings: Settings, max_total: int, capacity: int, vocab_size: int) 
         max_concurrent_requests=settings.max_concurrent_requests,
         max_batch_total_tokens=capacity,
         vocab_size=vocab_size,
+        watermark=Watermark(settings.watermark_gamma, settings.watermark_delta),
     )
 
 

@@ -94,6 +94,8 @@ class Settings(TgiFlags):
     )
     max_batch_size: int = Field(128, ge=1, description="most sequences in one step")
     disable_grammar_support: bool = Field(False, description="refuse grammars, response formats and forced tools")
+    watermark_gamma: float = Field(0.5, gt=0, lt=1, description="share of the vocabulary that a watermark favours")
+    watermark_delta: float = Field(2.0, ge=0, le=100, description="what a watermark adds to the logits of that share")
     validation_workers: int = Field(2, ge=1, description="threads for tokenizing and chat templates")
     graceful_termination_timeout: int = Field(
         30, ge=0, description="seconds that running requests get to finish at shutdown"

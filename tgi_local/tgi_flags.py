@@ -37,8 +37,6 @@ NOT_SUPPORTED: Final = {
     "rope_scaling": "positions are scaled as the checkpoint's config.json says",
     "rope_factor": "positions are scaled as the checkpoint's config.json says",
     "lora_adapters": "no adapters can be loaded",
-    "watermark_gamma": "there is no watermark",
-    "watermark_delta": "there is no watermark",
     "cuda_graphs": "batch sizes can not be chosen",
 }
 
@@ -88,8 +86,6 @@ class TgiFlags(BaseSettings):
     rope_scaling: Hidden = Field(None, description="how positions are scaled for longer contexts")
     rope_factor: Hidden = Field(None, description="factor by which positions are scaled")
     lora_adapters: Hidden = Field(None, description="adapters to load")
-    watermark_gamma: Hidden = Field(None, description="share of the vocabulary that a watermark favours")
-    watermark_delta: Hidden = Field(None, description="how much a watermark favours it")
     cuda_graphs: Hidden = Field(None, description="batch sizes to record CUDA graphs for; only 0")
 
     # Variables that cloud platforms set; a flag of the same name works, but nobody needs it.

@@ -17,6 +17,17 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Watermark:
+    """How text is marked as generated: the share of the vocabulary that each token favours in the next, and by how much.
+
+    `delta` is added to logits. https://arxiv.org/abs/2301.10226, algorithm 2.
+    """
+
+    gamma: float = 0.5
+    delta: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Neutral values switch a rule off; `temperature` 0 means greedy.
 
@@ -36,6 +47,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     relative_frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    watermark: Watermark | None = None
     seed: int = 0
     top_n_tokens: int = 0
 
@@ -124,7 +136,7 @@ class RequestParameters:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the running server, token counts included."""
+    """Bounds of the running server, token counts included, and what it sets for all requests alike."""
 
     max_best_of: int
     max_stop_sequences: int
@@ -135,6 +147,7 @@ class Limits:
     max_concurrent_requests: int
     max_batch_total_tokens: int
     vocab_size: int
+    watermark: Watermark = Watermark()
 
 
 @dataclass(frozen=True, slots=True)

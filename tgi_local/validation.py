@@ -73,8 +73,6 @@ def _check_tokens(p: RequestParameters, limits: Limits) -> None:
 
 
 def _check_supported(p: RequestParameters) -> None:
-    if p.watermark:
-        raise UnsupportedError("`watermark` is not supported", param="watermark")
     if p.adapter_id is not None:
         raise UnsupportedError("`adapter_id` is not supported: no adapters are loaded", param="adapter_id")
 
@@ -117,7 +115,7 @@ def build_request(
         request_id=secrets.token_hex(12),
         prompt_text=prompt_text,
         prompt_token_ids=tuple(prompt_ids),
-        sampling=_sampling_params(p),
+        sampling=_sampling_params(p, limits),
         stopping=StopParams(
             max_new_tokens=room if p.max_new_tokens is None else min(p.max_new_tokens, room),
             stop_token_ids=frozenset() if p.ignore_eos else eos_token_ids,
@@ -136,7 +134,7 @@ def with_new_seed(request: GenerationRequest) -> GenerationRequest:
     return replace(request, request_id=secrets.token_hex(12), sampling=replace(request.sampling, seed=seed))
 
 
-def _sampling_params(p: RequestParameters) -> SamplingParams:
+def _sampling_params(p: RequestParameters, limits: Limits) -> SamplingParams:
     return SamplingParams(
         temperature=(p.temperature if p.temperature is not None else 1.0) if p.is_sampling else 0.0,
         top_k=p.top_k or 0,
@@ -148,6 +146,7 @@ def _sampling_params(p: RequestParameters) -> SamplingParams:
         presence_penalty=p.additive_presence_penalty,
         relative_frequency_penalty=p.frequency_penalty or 0.0,
         logit_bias=p.logit_bias,
+        watermark=limits.watermark if p.watermark else None,
         seed=p.seed if p.seed is not None else secrets.randbits(64),
         top_n_tokens=p.top_n_tokens or 0,
     )

@@ -114,6 +114,19 @@ def test_the_same_seed_gives_the_same_answer(tiny_server: Server) -> None:
     assert first == second and first["details"]["seed"] == 2**64 - 1
 
 
+def test_a_watermark_shifts_the_odds_of_every_token(tiny_server: Server) -> None:
+    def odds(**parameters: Any) -> list[float]:
+        body = {
+            "inputs": "count",
+            "parameters": {"max_new_tokens": 1, "details": True, "top_n_tokens": 5, **parameters},
+        }
+        (tokens,) = post(tiny_server, "/generate", body).json()["details"]["top_tokens"]
+        return [token["logprob"] for token in tokens]
+
+    assert odds() == odds(watermark=False) == odds(watermark=None)
+    assert odds(watermark=True) != odds() and odds(watermark=True) == odds(watermark=True)
+
+
 def test_best_of_returns_the_most_likely_sample_first(tiny_server: Server) -> None:
     body = {"inputs": "count", "parameters": {"max_new_tokens": 6, "best_of": 3, "do_sample": True, "details": True}}
     details = post(tiny_server, "/generate", body).json()["details"]
@@ -190,7 +203,6 @@ def test_health_is_empty(tiny_server: Server, path: str) -> None:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 4095. Given: 0"),
         ({"grammar": {"type": "json", "value": 5}}, "grammar is not supported"),
         ({"grammar": {"type": "regex", "value": "(a"}}, "grammar is not valid: unclosed group"),
-        ({"watermark": True}, "`watermark` is not supported"),
         ({"adapter_id": "x"}, "`adapter_id` is not supported: no adapters are loaded"),
     ],
 )

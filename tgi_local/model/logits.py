@@ -1,6 +1,6 @@
 """Rules that change logits before a token is chosen: functions on float32 [rows, vocabulary].
 
-Order and formulas: TGI (repetition, then frequency), OpenAI's additive penalties and bias after them, grammars last.
+Order and formulas: TGI (watermark, repetition, frequency), OpenAI's additive penalties and bias after them, grammars last.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 from tgi_local.engine.step import StepRow
 from tgi_local.model.rows import put_rows, take_rows
 from tgi_local.model.token_counts import TokenCounts
+from tgi_local.model.watermark import green_list
 
 # Beyond these a repetition penalty excludes or repeats for any model, and float32 would overflow.
 MIN_REPETITION_PENALTY = 1e-6
@@ -31,6 +32,7 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[Toke
     if not any(_has_rule(row) for row in rows):
         return logits
     logits = logits.clone(memory_format=torch.contiguous_format)
+    _favour_green(logits, rows)
     _penalize(logits, rows, counts)
     _add_bias(logits, rows)
     _constrain(logits, rows)
@@ -39,7 +41,19 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[Toke
 
 def _has_rule(row: StepRow) -> bool:
     sampling = row.sampling
-    return bool(row.history or row.constraint is not None or sampling.logit_bias)
+    return bool(row.history or row.constraint is not None or sampling.logit_bias or sampling.watermark is not None)
+
+
+def _favour_green(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
+    """The last token known chooses whom the next one is drawn from more often."""
+    marks = {i: row.sampling.watermark for i, row in enumerate(rows) if row.sampling.watermark is not None}
+    if not marks:
+        return
+    indices = list(marks)
+    packed = [green_list(rows[i].token_ids[-1], logits.shape[1], mark.gamma) for i, mark in marks.items()]
+    deltas = torch.tensor([[mark.delta] for mark in marks.values()], dtype=logits.dtype, device=logits.device)
+    part = take_rows(logits, indices)
+    put_rows(logits, indices, part + _unpack(_BITS, np.stack(packed), part) * deltas)
 
 
 def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[TokenCounts | None]) -> None:
