@@ -35,11 +35,17 @@ def play(
     prompt: str = "x",
     stops: tuple[str, ...] = (),
     reason: FinishReason = FinishReason.LENGTH,
+    min_new_tokens: int = 0,
 ) -> Generation:
     """The fold of the stream of `text`; stops at the first event that says so, as the service does."""
     ids = tokenizer.encode(text)
     request = GenerationRequest(
-        "r", prompt, (5, 6), SamplingParams(), StopParams(len(ids), stop_strings=stops), text=options
+        "r",
+        prompt,
+        (5, 6),
+        SamplingParams(min_new_tokens=min_new_tokens),
+        StopParams(len(ids), stop_strings=stops),
+        text=options,
     )
     stream = TextStream(request, tokenizer, THINK, submitted_s=1.0)
     generation = Generation(request)
@@ -112,3 +118,19 @@ def test_an_error_event_is_raised(tokenizer: TextTokenizer) -> None:
     stream = TextStream(request, tokenizer, None, 0.0)
     with pytest.raises(RuntimeError, match="boom"):
         stream.step(TokenEvent("r", error=RuntimeError("boom")))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("stop", ["ab", "abc", "c a", "xyz"])
+def test_stop_strings_wait_for_enough_tokens(tokenizer: TextTokenizer, stop: str, keep: bool) -> None:
+    text = "abc abd abe abc xyz"
+    ids = tokenizer.encode(text)
+    ends = [i + len(stop) for i in range(len(text)) if text.startswith(stop, i)]
+    for min_new_tokens in range(len(ids) + 1):
+        early = tokenizer.decode(ids[:min_new_tokens], skip_special_tokens=True)
+        end = next((end for end in ends if end > len(early)), None)
+        want = text if end is None else text[: end if keep else end - len(stop)]
+        options = TextOptions(keep_stop_string=keep)
+        generation = play(tokenizer, text, options, stops=(stop,), min_new_tokens=min_new_tokens)
+        assert generation.text == want
+        assert len(generation.tokens) > min_new_tokens or end is None

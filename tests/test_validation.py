@@ -76,6 +76,11 @@ BOUNDS: list[tuple[dict[str, Any], str, str]] = [
     ({"min_p": -0.1}, "`min_p` must be >= 0.0 and <= 1.0", "min_p"),
     ({"min_p": NAN}, "`min_p` must be >= 0.0 and <= 1.0", "min_p"),
     ({"max_new_tokens": 0}, NEW_TOKENS, "max_new_tokens"),
+    (
+        {"max_new_tokens": 5, "min_new_tokens": 6},
+        "`min_new_tokens` must be <= `max_new_tokens`. Given: 6 and 5",
+        "min_new_tokens",
+    ),
     ({"stop": ("a",) * 5}, STOP, "stop"),
     ({"stop": ("",)}, "`stop` sequences must have 1 to 256 characters", "stop"),
     ({"stop": ("x" * 257,)}, "`stop` sequences must have 1 to 256 characters", "stop"),
@@ -171,6 +176,8 @@ def test_what_is_not_supported_is_refused_by_name(parameters: dict[str, Any], na
         {"top_p": 0.999, "typical_p": 0.001, "top_k": 10**9, "min_p": 1.0},
         {"frequency_penalty": -2.0, "additive_presence_penalty": 2.0, "additive_frequency_penalty": 2.0},
         {"stop": ("x" * 256,) * 4},
+        {"max_new_tokens": 5, "min_new_tokens": 5},
+        {"min_new_tokens": 10_000},
         {"top_n_tokens": 5},
         {"top_n_tokens": 0},
         {"logit_bias": ((999, -100.0), (0, 100.0))},
@@ -253,6 +260,14 @@ def test_every_value_reaches_the_request() -> None:
 )
 def test_when_tgi_samples(parameters: dict[str, Any], temperature: float) -> None:
     assert build(**parameters).sampling.temperature == temperature
+
+
+def test_what_must_not_come_early_is_named_only_where_it_matters() -> None:
+    assert (build().sampling.min_new_tokens, build().sampling.end_token_ids) == (0, ())
+    for parameters in ({}, {"ignore_eos": True}):
+        request = build(min_new_tokens=7, **parameters)
+        assert (request.sampling.min_new_tokens, request.sampling.end_token_ids) == (7, (2,))
+    assert request.stopping.stop_token_ids == frozenset(), "ignore_eos"
 
 
 def test_a_watermark_has_the_values_of_the_server() -> None:

@@ -56,7 +56,8 @@ class TextStream:
         increment = self._detokenizer.step(event.token.id)
         if event.finish_reason is not None:
             increment += self._detokenizer.flush()
-        emitted, matched = self._stops.step(increment)
+        may_end = self._num_tokens > self._request.sampling.min_new_tokens
+        emitted, matched = self._stops.step(increment, may_end=may_end)
         reason = self._finish_reason(event, matched)
         if reason is not None and matched is None:
             emitted += self._stops.flush()

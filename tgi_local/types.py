@@ -34,7 +34,8 @@ class SamplingParams:
     `frequency_penalty` and `presence_penalty` follow OpenAI (counts of generated tokens, additive);
     `relative_frequency_penalty` follows TGI (share of the token in prompt and output);
     `repetition_penalty` follows CTRL (https://arxiv.org/abs/1909.05858) over prompt and output;
-    `typical_p` follows locally typical sampling (https://arxiv.org/abs/2202.00666).
+    `typical_p` follows locally typical sampling (https://arxiv.org/abs/2202.00666);
+    `end_token_ids` are not chosen as one of the first `min_new_tokens`, unless a grammar allows nothing else.
     """
 
     temperature: float = 0.0
@@ -48,6 +49,8 @@ class SamplingParams:
     relative_frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     watermark: Watermark | None = None
+    min_new_tokens: int = 0
+    end_token_ids: tuple[int, ...] = ()
     seed: int = 0
     top_n_tokens: int = 0
 
@@ -109,6 +112,7 @@ class RequestParameters:
     min_p: float = 0.0
     do_sample: bool = False
     max_new_tokens: int | None = None
+    min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     truncate: int | None = None
     watermark: bool = False

@@ -26,6 +26,11 @@ def check_parameters(parameters: RequestParameters, limits: Limits) -> None:
     _check_sampling(p)
     if p.max_new_tokens is not None and p.max_new_tokens <= 0:
         raise ValidationError("`max_new_tokens` must be strictly positive", param="max_new_tokens")
+    if p.max_new_tokens is not None and p.min_new_tokens > p.max_new_tokens:
+        raise ValidationError(
+            f"`min_new_tokens` must be <= `max_new_tokens`. Given: {p.min_new_tokens} and {p.max_new_tokens}",
+            param="min_new_tokens",
+        )
     if len(p.stop) > limits.max_stop_sequences:
         raise ValidationError(
             f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(p.stop)}", param="stop"
@@ -115,7 +120,7 @@ def build_request(
         request_id=secrets.token_hex(12),
         prompt_text=prompt_text,
         prompt_token_ids=tuple(prompt_ids),
-        sampling=_sampling_params(p, limits),
+        sampling=_sampling_params(p, limits, eos_token_ids),
         stopping=StopParams(
             max_new_tokens=room if p.max_new_tokens is None else min(p.max_new_tokens, room),
             stop_token_ids=frozenset() if p.ignore_eos else eos_token_ids,
@@ -134,7 +139,7 @@ def with_new_seed(request: GenerationRequest) -> GenerationRequest:
     return replace(request, request_id=secrets.token_hex(12), sampling=replace(request.sampling, seed=seed))
 
 
-def _sampling_params(p: RequestParameters, limits: Limits) -> SamplingParams:
+def _sampling_params(p: RequestParameters, limits: Limits, eos_token_ids: frozenset[int]) -> SamplingParams:
     return SamplingParams(
         temperature=(p.temperature if p.temperature is not None else 1.0) if p.is_sampling else 0.0,
         top_k=p.top_k or 0,
@@ -147,6 +152,8 @@ def _sampling_params(p: RequestParameters, limits: Limits) -> SamplingParams:
         relative_frequency_penalty=p.frequency_penalty or 0.0,
         logit_bias=p.logit_bias,
         watermark=limits.watermark if p.watermark else None,
+        min_new_tokens=p.min_new_tokens,
+        end_token_ids=tuple(sorted(eos_token_ids)) if p.min_new_tokens > 0 else (),
         seed=p.seed if p.seed is not None else secrets.randbits(64),
         top_n_tokens=p.top_n_tokens or 0,
     )

@@ -127,6 +127,23 @@ def test_a_watermark_shifts_the_odds_of_every_token(tiny_server: Server) -> None
     assert odds(watermark=True) != odds() and odds(watermark=True) == odds(watermark=True)
 
 
+def test_a_least_number_of_tokens_and_an_end_that_is_not_one(demo_server: Server) -> None:
+    def details(**parameters: Any) -> dict[str, Any]:
+        prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        body = {"inputs": prompt, "parameters": {"max_new_tokens": 60, "details": True, **parameters}}
+        return post(demo_server, "/generate", body).json()["details"]
+
+    usual = details()
+    count = usual["generated_tokens"]
+    assert usual["finish_reason"] == "eos_token" and count < 40
+    assert details(min_new_tokens=count + 5)["generated_tokens"] > count + 5
+    assert details(min_new_tokens=count - 1)["generated_tokens"] == count, "an end is allowed once that many have come"
+    assert details(ignore_eos=True)["finish_reason"] == "length"
+    (stop,) = {usual["tokens"][0]["text"]}
+    assert details(stop=[stop])["generated_tokens"] == 1
+    assert details(stop=[stop], min_new_tokens=1)["generated_tokens"] > 1
+
+
 def test_best_of_returns_the_most_likely_sample_first(tiny_server: Server) -> None:
     body = {"inputs": "count", "parameters": {"max_new_tokens": 6, "best_of": 3, "do_sample": True, "details": True}}
     details = post(tiny_server, "/generate", body).json()["details"]
@@ -197,6 +214,10 @@ def test_health_is_empty(tiny_server: Server, path: str) -> None:
         ({"typical_p": 0.0}, "`typical_p` must be > 0.0 and < 1.0"),
         ({"top_k": 0}, "`top_k` must be strictly positive"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+        (
+            {"max_new_tokens": 5, "min_new_tokens": 6},
+            "`min_new_tokens` must be <= `max_new_tokens`. Given: 6 and 5",
+        ),
         ({"stop": list("abcde")}, "`stop` supports up to 4 stop sequences. Given: 5"),
         ({"best_of": 2, "do_sample": True, "seed": 1}, "`seed` must not be set when `best_of` > 1"),
         ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),

@@ -206,6 +206,10 @@ def test_any_model_name_is_served(tiny_server: Server, model: str) -> None:
         ({"n": True}, "n"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": 0}, "max_new_tokens"),
+        ({"max_tokens": 5, "min_tokens": 6}, "min_new_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": True}, "min_tokens"),
+        ({"ignore_eos": 1}, "ignore_eos"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"stop": list("abcde")}, "stop"),
@@ -235,6 +239,30 @@ def test_bad_fields_are_400_and_named_before_any_stream(
     error = answer["error"]
     assert error["type"] == "invalid_request_error" and error["param"] == param
     assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_least_number_of_tokens_and_an_end_that_is_not_one(demo_server: Server) -> None:
+    def length(**fields: Any) -> tuple[int, str]:
+        answer = chat(demo_server, temperature=0, **{"max_tokens": 60, **fields}).json()
+        return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
+
+    usual, reason = length()
+    assert usual < 40 and reason == "stop"
+    longer, reason = length(min_tokens=usual + 5)
+    assert longer > usual + 5 or (longer, reason) == (60, "length")
+    assert length(min_tokens=3) == (usual, "stop"), "enough as it is"
+    assert length(ignore_eos=True) == (60, "length")
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    plain = complete(demo_server, prompt=prompt, temperature=0, max_tokens=60).json()["usage"]["completion_tokens"]
+    at_least = complete(demo_server, prompt=prompt, temperature=0, max_tokens=60, min_tokens=plain + 5).json()
+    assert at_least["usage"]["completion_tokens"] > plain
+
+
+def test_an_answer_in_a_format_ends_when_it_is_complete(demo_server: Server) -> None:
+    format = {"type": "json_schema", "json_schema": {"schema": {"enum": [7]}, "name": "seven"}}
+    answer = chat(demo_server, response_format=format, max_tokens=60, min_tokens=50).json()
+    assert json.loads(answer["choices"][0]["message"]["content"]) == 7
+    assert answer["choices"][0]["finish_reason"] == "stop"
 
 
 def test_completions_refusals(tiny_server: Server) -> None:

@@ -1,11 +1,13 @@
 """Penalties and bias by formula, on rows that ask for different things in one batch."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from tgi_local.constraints import TokenConstraint
 from tgi_local.engine.step import StepRow
 from tgi_local.model import logits as logits_rules
 from tgi_local.model.token_counts import TokenCounts
@@ -17,10 +19,16 @@ OUTPUT = (7, 9, 9)
 HISTORY = PROMPT + OUTPUT
 
 
-def make_row(history: tuple[int, ...] = HISTORY, num_prompt: int = len(PROMPT), **sampling: Any) -> StepRow:
+def make_row(
+    history: tuple[int, ...] = HISTORY,
+    num_prompt: int = len(PROMPT),
+    step_index: int = 0,
+    constraint: TokenConstraint | None = None,
+    **sampling: Any,
+) -> StepRow:
     params = SamplingParams(**sampling)
     seen = history if params.uses_history else ()
-    return StepRow("r", history[-1:], 0, (0,), True, params, history=seen, num_prompt_tokens=num_prompt)
+    return StepRow("r", history[-1:], 0, (0,), True, params, step_index, seen, num_prompt, constraint=constraint)
 
 
 def process(logits: torch.Tensor, rows: list[StepRow]) -> torch.Tensor:
@@ -89,6 +97,45 @@ def test_rules_apply_in_order() -> None:
     want = want - 0.7 * counts(HISTORY) / len(HISTORY) - 0.3 * counts(OUTPUT) - 0.2 * (counts(OUTPUT) > 0)
     want[7] += 3.0
     torch.testing.assert_close(process(logits, [row])[0], want)
+
+
+def test_what_would_end_the_text_waits_for_enough_tokens() -> None:
+    logits = random_logits(4)
+    params = {"min_new_tokens": 3, "end_token_ids": (2, 7, VOCAB + 5), "logit_bias": ((7, 100.0),)}
+    rows = [make_row(step_index=step, **params) for step in (0, 2, 3)]
+    got = process(logits, [*rows, make_row()])
+    for i, is_early in enumerate((True, True, False)):
+        assert torch.isneginf(got[i, [2, 7]]).all() == is_early, "whatever the bias says"
+        assert not torch.isneginf(got[i, [0, 1, 3, 8]]).any()
+    assert torch.equal(got[3], logits[3]), "nobody else waits"
+
+
+@dataclass
+class Allowing:
+    """A grammar that allows these tokens."""
+
+    tokens: tuple[int, ...]
+    is_finished: bool = False
+
+    def allowed_tokens(self) -> bytes:
+        return sum(1 << token for token in self.tokens).to_bytes(-(-VOCAB // 8), "little")
+
+    def advance(self, token_id: int) -> None:
+        raise AssertionError("the runner only reads")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "left"),
+    [((2, 5, 9), {5, 9}), ((2, 7), {2, 7}), ((5,), {5})],
+    ids=["it can go on", "a finished grammar ends", "no end in sight"],
+)
+def test_a_grammar_ends_early_only_when_it_must(allowed: tuple[int, ...], left: set[int]) -> None:
+    constraint = Allowing(allowed)
+    early = make_row(min_new_tokens=3, end_token_ids=(2, 7), constraint=constraint)
+    late = make_row(min_new_tokens=3, end_token_ids=(2, 7), constraint=constraint, step_index=3)
+    got = process(random_logits(2), [early, late])
+    assert set(torch.isfinite(got[0]).nonzero()[:, 0].tolist()) == left
+    assert set(torch.isfinite(got[1]).nonzero()[:, 0].tolist()) == set(allowed)
 
 
 def test_each_row_of_a_batch_gets_its_own_rules_and_only_those() -> None:

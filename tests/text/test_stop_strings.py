@@ -11,8 +11,9 @@ from tgi_local.text.stop_strings import StopStrings, partial_match_len
 LETTERS = st.text("ab", min_size=0, max_size=12)
 
 
-def oracle(text: str, stops: list[str], keep: bool) -> tuple[str, str | None]:
-    for end in range(len(text) + 1):
+def oracle(text: str, stops: list[str], keep: bool, num_early: int = 0) -> tuple[str, str | None]:
+    """`num_early` characters must have come before anything ends the text."""
+    for end in range(num_early + 1, len(text) + 1):
         matched = [stop for stop in stops if text[:end].endswith(stop)]
         if matched:
             stop = max(matched, key=len)
@@ -20,11 +21,11 @@ def oracle(text: str, stops: list[str], keep: bool) -> tuple[str, str | None]:
     return text, None
 
 
-def run(increments: list[str], stops: list[str], keep: bool) -> tuple[str, str | None]:
+def run(increments: list[str], stops: list[str], keep: bool, num_early: int = 0) -> tuple[str, str | None]:
     machine = StopStrings(stops, keep)
     emitted = ""
-    for increment in increments:
-        text, matched = machine.step(increment)
+    for number, increment in enumerate(increments):
+        text, matched = machine.step(increment, may_end=number >= num_early)
         emitted += text
         if keep and matched is None:
             assert text == increment, "nothing is withheld where the stop string stays"
@@ -39,9 +40,11 @@ def run(increments: list[str], stops: list[str], keep: bool) -> tuple[str, str |
     increments=st.lists(LETTERS, max_size=8),
     stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=4),
     keep=st.booleans(),
+    num_early=st.integers(0, 4),
 )
-def test_any_cut_gives_the_oracles_answer(increments: list[str], stops: list[str], keep: bool) -> None:
-    assert run(increments, stops, keep) == oracle("".join(increments), stops, keep)
+def test_any_cut_gives_the_oracles_answer(increments: list[str], stops: list[str], keep: bool, num_early: int) -> None:
+    early = len("".join(increments[:num_early]))
+    assert run(increments, stops, keep, num_early) == oracle("".join(increments), stops, keep, early)
 
 
 @settings(max_examples=200)

@@ -1,6 +1,7 @@
 """Rules that change logits before a token is chosen: functions on float32 [rows, vocabulary].
 
-Order and formulas: TGI (watermark, repetition, frequency), OpenAI's additive penalties and bias after them, grammars last.
+Order and formulas: TGI (watermark, repetition, frequency), OpenAI's additive penalties and bias after them, then the end
+that must not come yet; grammars last.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from tgi_local.constraints import TokenConstraint
 from tgi_local.engine.step import StepRow
 from tgi_local.model.rows import put_rows, take_rows
 from tgi_local.model.token_counts import TokenCounts
@@ -35,13 +37,23 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[Toke
     _favour_green(logits, rows)
     _penalize(logits, rows, counts)
     _add_bias(logits, rows)
+    _postpone_end(logits, rows)
     _constrain(logits, rows)
     return logits
 
 
 def _has_rule(row: StepRow) -> bool:
-    sampling = row.sampling
-    return bool(row.history or row.constraint is not None or sampling.logit_bias or sampling.watermark is not None)
+    return bool(
+        row.history
+        or row.constraint is not None
+        or row.sampling.logit_bias
+        or row.sampling.watermark is not None
+        or _must_go_on(row)
+    )
+
+
+def _must_go_on(row: StepRow) -> bool:
+    return row.step_index < row.sampling.min_new_tokens
 
 
 def _favour_green(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
@@ -92,13 +104,37 @@ def _add_bias(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
         logits.index_put_((index[0], index[1]), values, accumulate=True)
 
 
+def _postpone_end(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
+    early = [
+        (i, token)
+        for i, row in enumerate(rows)
+        if _must_go_on(row) and row.constraint is None
+        for token in row.sampling.end_token_ids
+        if token < logits.shape[1]  # a checkpoint can name any
+    ]
+    if early:
+        index = torch.tensor(early, device=logits.device).T
+        logits[index[0], index[1]] = float("-inf")
+
+
 def _constrain(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
     """Exclude what a row's grammar does not allow. Masks are computed while a GPU is still busy with the step."""
-    masks = {i: row.constraint.allowed_tokens() for i, row in enumerate(rows) if row.constraint is not None}
+    masks = {i: _allowed_tokens(row, row.constraint) for i, row in enumerate(rows) if row.constraint is not None}
     if masks:
         packed = np.frombuffer(bytearray().join(masks.values()), dtype=np.uint8).reshape(len(masks), -1)
         part = take_rows(logits, list(masks))
         put_rows(logits, list(masks), torch.minimum(part, _unpack(_LIMITS, packed, part)))
+
+
+def _allowed_tokens(row: StepRow, constraint: TokenConstraint) -> bytes | bytearray:
+    allowed = constraint.allowed_tokens()
+    if not _must_go_on(row):
+        return allowed
+    others = bytearray(allowed)
+    for token in row.sampling.end_token_ids:
+        if token // 8 < len(others):
+            others[token // 8] &= ~(1 << token % 8) & 0xFF
+    return others if any(others) else allowed  # a finished grammar ends
 
 
 def _unpack(table: torch.Tensor, packed: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -80,6 +80,7 @@ class CommonFields(WireModel):
     logit_bias: dict[str, float] | list[float] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    min_tokens: U32 | None = None
     ignore_eos: bool | None = False
     truncate: U32 | None = None
 
@@ -238,6 +239,7 @@ def _parameters(
         additive_frequency_penalty=body.frequency_penalty or 0.0,
         additive_presence_penalty=body.presence_penalty or 0.0,
         max_new_tokens=max_tokens,
+        min_new_tokens=body.min_tokens or 0,
         stop=_stop(body.stop),
         seed=None if body.seed is None else body.seed % 2**64,
         top_n_tokens=top_n_tokens,

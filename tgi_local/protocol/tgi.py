@@ -30,6 +30,8 @@ class GenerateParameters(WireModel):
     typical_p: float | None = None
     do_sample: bool | None = False
     max_new_tokens: U32 | None = None
+    min_new_tokens: U32 | None = None  # an extension, by Transformers' name
+    ignore_eos: bool | None = False  # an extension, by vLLM's name
     return_full_text: bool | None = None
     stop: list[str] | None = None
     stop_sequences: list[str] | None = None  # sent beside `stop` by older chat front ends
@@ -68,6 +70,8 @@ def to_parameters(body: GenerateRequest) -> RequestParameters:
         typical_p=p.typical_p,
         do_sample=bool(p.do_sample),
         max_new_tokens=p.max_new_tokens,
+        min_new_tokens=p.min_new_tokens or 0,
+        ignore_eos=bool(p.ignore_eos),
         stop=tuple(dict.fromkeys([*(p.stop or []), *(p.stop_sequences or [])])),
         truncate=p.truncate,
         watermark=bool(p.watermark),

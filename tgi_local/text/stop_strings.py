@@ -20,13 +20,16 @@ class StopStrings:
         self._tail = ""
         self._matched: str | None = None
 
-    def step(self, text: str) -> tuple[str, str | None]:
-        """Text safe to emit, and the stop string once one is matched; everything after it is cut."""
+    def step(self, text: str, *, may_end: bool = True) -> tuple[str, str | None]:
+        """Text safe to emit, and the stop string once one is matched; everything after it is cut.
+
+        Not `may_end`: what is completed in this text does not count.
+        """
         if self._matched is not None:
             return "", self._matched
         buffer = self._tail + text
         num_emitted = len(self._tail) if self._keep else 0
-        match = self._find(buffer)
+        match = self._find(buffer) if may_end else None
         if match is None:
             self._tail = self._open_tail(buffer)
             return buffer[num_emitted : len(buffer) if self._keep else len(buffer) - len(self._tail)], None
@@ -40,8 +43,11 @@ class StopStrings:
         return "" if self._keep else held
 
     def _find(self, buffer: str) -> tuple[int, str] | None:
-        """Start and string of the match that ends first."""
-        matches = [(start, stop) for stop in self._stops if (start := buffer.find(stop)) >= 0]
+        """Start and string of the match that ends first, of those that end after the tail."""
+        held = len(self._tail)
+        matches = [
+            (start, stop) for stop in self._stops if (start := buffer.find(stop, max(0, held + 1 - len(stop)))) >= 0
+        ]
         return min(matches, key=lambda match: (match[0] + len(match[1]), match[0]), default=None)
 
     def _open_tail(self, buffer: str) -> str:
