@@ -82,7 +82,6 @@ def plans(case: Case, batch: int, vocab_size: int) -> Iterator[StepPlan]:
     mask = rng.integers(0, 256, -(-vocab_size // 8), dtype=np.uint8).tobytes()
     constraint = HalfAllowed(mask) if case.has_grammar else None
     histories = [rng.integers(0, vocab_size, CONTEXT).tolist() for _ in range(batch)]
-    row = StepRow("", (0,), 1, (0,), True, case.sampling, num_prompt_tokens=CONTEXT // 2, constraint=constraint)
     step = 0
     while True:
         rows = []
@@ -90,13 +89,17 @@ def plans(case: Case, batch: int, vocab_size: int) -> Iterator[StepPlan]:
             token = 7 * i if "same" in case.name else int(rng.integers(vocab_size))
             history.append(token)
             rows.append(
-                replace(
-                    row,
-                    request_id=f"r{i}",
-                    token_ids=(token,),
+                StepRow(
+                    f"r{i}",
+                    (token,),
+                    start=1,
+                    block_table=(0,),
+                    is_sampling=True,
                     sampling=replace(case.sampling, seed=i),
                     step_index=CONTEXT // 2 + step,
                     history=tuple(history) if case.sampling.uses_history else (),
+                    num_prompt_tokens=CONTEXT // 2,
+                    constraint=constraint,
                 )
             )
         yield StepPlan(tuple(rows))

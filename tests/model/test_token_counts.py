@@ -1,7 +1,6 @@
 """Counts that are kept from step to step are those of the whole history, whatever happens to a request in between."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,7 @@ def check_many(seed: int) -> None:
             histories[rng.choice("abcdefgh")] = prompt, len(prompt)  # an id may come back with another prompt
         names = [name for name in histories if rng.random() < 0.8]
         rows = [make_row(name, *histories[name]) for name in names]
-        plain = replace(make_row(f"plain {step}", [3], 1), history=())
+        plain = StepRow(f"plain {step}", (3,), 0, (0,), True, SamplingParams())
         *found, of_plain = keeper.step([*rows, plain])
         assert of_plain is None
         assert [as_lists(counts) for counts in found] == [counted(*histories[name]) for name in names]

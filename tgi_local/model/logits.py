@@ -84,7 +84,7 @@ def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[To
     seen = torch.from_numpy(np.concatenate([count.seen for *_, count in counted])).to(logits.device)
     generated = torch.from_numpy(np.concatenate([count.generated for *_, count in counted])).to(logits.device)
     flat = logits.view(-1)
-    found = flat[index]
+    found = flat.index_select(0, index)
     repetition = spread(
         [min(max(p.repetition_penalty, MIN_REPETITION_PENALTY), MAX_REPETITION_PENALTY) for _, p, _ in counted]
     )
@@ -93,7 +93,8 @@ def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[To
         [count.length for *_, count in counted]
     )
     found = found - spread([p.frequency_penalty for _, p, _ in counted]) * generated
-    flat[index] = found - spread([p.presence_penalty for _, p, _ in counted]) * (generated > 0)
+    found = found - spread([p.presence_penalty for _, p, _ in counted]) * (generated > 0)
+    flat.index_copy_(0, index, found)
 
 
 def _add_bias(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
