@@ -55,13 +55,13 @@ def serve(settings: Settings) -> int:
         yield
         loading.cancel()
 
-    api = ApiContext(service, settings.validation_workers, settings.compute_type, settings.chat_first)
+    api = ApiContext.of(service, settings)
     app = create_app(api, lifespan, has_page=not settings.disable_ui, aliases=settings.route_aliases)
     if not settings.disable_ui:
         from ui.chat import PageSettings
         from ui.mount import mount_page
 
-        mount_page(app, PageSettings(url, settings.api_key, show_error=not settings.is_space))
+        mount_page(app, PageSettings(url, settings.api_key, api.callers.page_token, not settings.is_space))
     server = HttpServer(
         SecurityGate(app, policy_for(settings)),
         service,

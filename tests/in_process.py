@@ -33,10 +33,16 @@ class InProcess:
     runner: FakeRunner
     tokenizer: TextTokenizer
     client: httpx.AsyncClient
+    api: ApiContext
+
+    def client_at(self, address: str) -> httpx.AsyncClient:
+        """A client that is at another address than the others."""
+        transport = httpx.ASGITransport(create_app(self.api), client=(address, 1))
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[InProcess]:
+async def serving(folder: Path, *, isolates_callers: bool = False) -> AsyncIterator[InProcess]:
     """`folder` holds a tokenizer of at least VOCAB_SIZE tokens."""
     runner = FakeRunner(num_blocks=256, block_size=4, vocab_size=VOCAB_SIZE)
     service = Service(Metrics())
@@ -45,10 +51,10 @@ async def serving(folder: Path) -> AsyncIterator[InProcess]:
     tokenizer = TextTokenizer.load(folder)
     engine.start()
     service.attach(ServedModel(INFO, LIMITS, tokenizer, ChatTemplate(tokenizer), engine))
-    app = create_app(ApiContext(service, 2, None))
-    transport = httpx.ASGITransport(app)
+    api = ApiContext(service, 2, None, isolates_callers=isolates_callers)
+    transport = httpx.ASGITransport(create_app(api))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         try:
-            yield InProcess(service, runner, tokenizer, client)
+            yield InProcess(service, runner, tokenizer, client, api)
         finally:
             await service.close(0)

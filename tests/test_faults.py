@@ -1,6 +1,7 @@
 """The real server around a model that fails, hangs or dies: who is told what, and how the process ends."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,43 @@ async def test_overload_is_refused_at_once_and_leaves_no_trace(server: Server) -
             await response.aclose()
     server.wait_idle()
     assert len(await alone(server, [[5, 6, 7]])) == 1
+
+
+def can_bind(address: str) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not can_bind("127.0.0.2"), reason="this machine has one loopback address only")
+@pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"])
+async def test_who_sends_one_request_does_not_wait_for_all_of_another_client(server: Server, address: str) -> None:
+    """The second address is the negative control: one's own requests are served as they came."""
+    started: list[str] = []
+
+    async def stream(client: httpx.AsyncClient, name: str, prompt: list[int]) -> None:
+        request = body([Fault.SLOW, 0, *prompt], 30, stream=True)
+        async with client.stream("POST", "/v1/completions", json=request) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {") and name not in started:
+                    started.append(name)
+
+    def client_at(address: str) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(base_url=server.url, timeout=60, transport=transport)
+
+    num_greedy = 2 * NUM_ROWS + NUM_ROWS // 2
+    async with client_at("127.0.0.1") as greedy, client_at(address) as modest:
+        crowd = [asyncio.ensure_future(stream(greedy, f"greedy {i}", [i, 5])) for i in range(num_greedy)]
+        while server.metric("tgi_queue_size") < num_greedy - NUM_ROWS:
+            await asyncio.sleep(0.01)
+        await stream(modest, "modest", [3, 3])
+        await asyncio.gather(*crowd)
+    # One batch runs when it comes, and it is in the next one; first come first served would be the one after that.
+    assert (started.index("modest") < 2 * NUM_ROWS) == (address == "127.0.0.2")
 
 
 async def test_want_of_memory_makes_steps_smaller_and_fails_nobody(server: Server) -> None:

@@ -99,6 +99,7 @@ def load_model(
     if blocks.capacity_tokens < max_total:
         max_total = blocks.capacity_tokens
         logger.warning("memory holds a context of %d tokens, less than the model's own", max_total)
+        _check_input_fits(settings, max_total)
     step_limits = SchedulerLimits(settings.max_batch_size, settings.max_batch_prefill_tokens)
     stall_s = settings.stall_timeout or STALL_S[loaded.device.type]
     scheduler = Scheduler(step_limits, blocks, pace=StepPace())
@@ -128,10 +129,14 @@ def _max_total_tokens(settings: Settings, context_length: int) -> int:
     if asked is not None and asked > context_length:
         raise StartupError(f"--max-total-tokens {asked} is more than the model's context of {context_length} tokens")
     max_total = asked or context_length
+    _check_input_fits(settings, max_total)
+    return max_total
+
+
+def _check_input_fits(settings: Settings, max_total: int) -> None:
     longest_input = settings.max_input_tokens or settings.max_input_length
     if longest_input is not None and longest_input >= max_total:
         raise StartupError(f"--max-input-tokens {longest_input} must be less than the {max_total} tokens in total")
-    return max_total
 
 
 def _limits(settings: Settings, max_total: int, capacity: int, vocab_size: int) -> Limits:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from tgi_local.constraints import ToolGrammar
@@ -27,6 +27,7 @@ from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.types import (
+    Caller,
     Finish,
     Generation,
     GenerationRequest,
@@ -48,6 +49,7 @@ MAX_CHARACTERS_PER_TOKEN = 64
 COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
+NOBODY = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Service:
         return self._state
 
     async def prepare_text(
-        self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float
+        self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
         """The native request for a raw prompt, as text or token ids. Raises RequestError."""
         model = self.model
@@ -139,7 +141,7 @@ class Service:
                 text = prompt
                 _check_length(prompt, model.limits)
                 token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
-            return await self._build(parameters, text, token_ids, received_s)
+            return await self._build(parameters, text, token_ids, received_s, caller)
 
     async def prepare_chat(
         self,
@@ -148,13 +150,14 @@ class Service:
         parameters: RequestParameters,
         received_s: float,
         template_kwargs: Mapping[str, Any] | None = None,
+        caller: Caller = NOBODY,
     ) -> GenerationRequest:
         """The native request for a conversation. Raises RequestError."""
         model = self.model
         with self._counting_failures():
             check_parameters(parameters, model.limits)
             prompt = await self.render_chat(messages, tools, template_kwargs)
-            return await self._build(parameters, prompt.text, prompt.token_ids, received_s)
+            return await self._build(parameters, prompt.text, prompt.token_ids, received_s, caller)
 
     async def render_chat(
         self,
@@ -229,10 +232,11 @@ class Service:
         self._open.discard(generation)
 
     async def _build(
-        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float
+        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float, caller: Caller
     ) -> GenerationRequest:
         model = self.model
         request = build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+        request = replace(request, principal=caller.principal, cache_salt=caller.cache_salt)
         source, grammars = parameters.grammar, model.grammars
         if source is None:
             return request

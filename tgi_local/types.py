@@ -155,11 +155,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a request is for.
+
+    Principals are served in turn. Requests with different `cache_salt` never share cached prefixes, so that nobody
+    can learn from response times what others have sent.
+    """
+
+    principal: str = ""
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """The one native request; every dialect is translated to it, and an invalid one is never built.
 
-    `principal` is whom the request is for: principals are served in turn. Requests with different `cache_salt` never
-    share cached prefixes, so that nobody can learn from response times what others have sent.
+    `principal` and `cache_salt` are the caller's.
     """
 
     request_id: str

@@ -33,6 +33,8 @@ HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibi
 class PageSettings:
     base_url: str
     api_key: str | None
+    page_token: str = ""  # with it the API believes whom a turn is for
+    show_error: bool = True  # the text of unforeseen errors; off where strangers visit
     title: str = "tgi-local"
     temperature: float = 0.7
     top_p: float = 0.95
@@ -40,7 +42,6 @@ class PageSettings:
     max_tokens_limit: int = 4096
     loading_patience_s: float = 600.0  # how long a message waits for a model that is still loading
     poll_s: float = 1.0  # how often the page asks how far the loading is
-    show_error: bool = True  # the text of unforeseen errors; off where strangers visit
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Controls:
 
 
 def build_page(settings: PageSettings) -> gr.Blocks:
-    api = ApiClient(settings.base_url, settings.api_key)
+    api = ApiClient(settings.base_url, settings.api_key, settings.page_token)
     with gr.Blocks(title=settings.title, fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         with gr.Row(elem_id="top-line"):
             gr.Markdown(f"<h1>{escape(settings.title)}</h1>", elem_id="title", **RAW)

@@ -20,6 +20,7 @@ from huggingface_hub.inference._generated.types import ChatCompletionInputStream
 from ui.conversation import ChatMessage
 
 NO_KEY = "-"
+VISITOR_HEADER = "x-page-visitor"
 PROBE_TIMEOUT_S = 5.0
 
 
@@ -43,9 +44,10 @@ class Sampling:
 
 
 class ApiClient:
-    def __init__(self, base_url: str, api_key: str | None) -> None:
+    def __init__(self, base_url: str, api_key: str | None, page_token: str = "") -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self._key = api_key or NO_KEY
+        self._page_token = page_token
         self._trusts_environment = not is_loopback(self.base_url)
         # Process-wide in huggingface_hub. The default factory reads every CA certificate anew: 40 ms of CPU for each turn.
         set_async_client_factory(self._session)
@@ -69,10 +71,14 @@ class ApiClient:
 
     @asynccontextmanager
     async def chat(
-        self, messages: list[ChatMessage], sampling: Sampling
+        self, messages: list[ChatMessage], sampling: Sampling, visitor: str = ""
     ) -> AsyncGenerator[AsyncGenerator[ChatCompletionStreamOutput, None], None]:
-        """Leaving the block, for whatever reason, closes the connection, and with it the generation."""
-        async with AsyncInferenceClient(base_url=self.base_url, api_key=self._key) as client:
+        """Leaving the block, for whatever reason, closes the connection, and with it the generation.
+
+        `visitor` is the address that the turn came from: the engine serves visitors in turn, not this page.
+        """
+        headers = {VISITOR_HEADER: f"{self._page_token} {visitor}"} if self._page_token and visitor else None
+        async with AsyncInferenceClient(base_url=self.base_url, api_key=self._key, headers=headers) as client:
             yield await client.chat_completion(
                 messages,
                 stream=True,

@@ -2,12 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
+from typing import Any, TypeAlias
+
+import gradio as gr
+from huggingface_hub.inference._generated.types import ChatCompletionStreamOutput
 
 from ui.client import ApiClient, Sampling
-from ui.conversation import ChatMessage, api_messages
+from ui.conversation import api_messages
 from ui.notices import API_ERRORS, notice_for, status_of
 from ui.reply import PageMessage, Reply
 
@@ -15,6 +19,10 @@ from ui.reply import PageMessage, Reply
 SHOW_EVERY_S = 0.08
 POLL_EVERY_S = 0.5
 RACES_LOST = 3  # answers of 503 from a server that calls itself ready
+
+
+# Sends the turn to the API.
+Ask: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncGenerator[ChatCompletionStreamOutput, None]]]
 
 
 class Turns:
@@ -30,19 +38,21 @@ class Turns:
         temperature: float,
         top_p: float,
         max_tokens: float,
+        request: gr.Request | None = None,
     ) -> AsyncGenerator[tuple[list[PageMessage], str], None]:
-        """Chat with the model: the answer as it grows, and its figures."""
+        """Chat with the model: the answer as it grows, and its figures. Gradio fills in the visitor's `request`."""
         sampling = Sampling(float(temperature), float(top_p), int(max_tokens))
         messages = api_messages(history, message, system_prompt)
-        async with aclosing(self._stream(messages, sampling)) as replies:
+        ask = partial(self._api.chat, messages, sampling, _address(request))
+        async with aclosing(self._stream(ask)) as replies:
             async for reply in replies:
                 yield reply.messages(), reply.figures(sampling.max_tokens)
 
-    async def _stream(self, messages: list[ChatMessage], sampling: Sampling) -> AsyncGenerator[Reply, None]:
+    async def _stream(self, ask: Ask) -> AsyncGenerator[Reply, None]:
         reply = Reply()
         yield reply  # takes the figures of the last answer off the page
         try:
-            async with aclosing(self._when_ready(reply, messages, sampling)) as growing:
+            async with aclosing(self._when_ready(reply, ask)) as growing:
                 async for _ in growing:
                     yield reply
         except API_ERRORS as error:
@@ -51,15 +61,13 @@ class Turns:
             reply.finish()
         yield reply
 
-    async def _when_ready(
-        self, reply: Reply, messages: list[ChatMessage], sampling: Sampling
-    ) -> AsyncGenerator[None, None]:
+    async def _when_ready(self, reply: Reply, ask: Ask) -> AsyncGenerator[None, None]:
         """A message sent while the model loads waits for it; nobody needs to send it again."""
         deadline = time.monotonic() + self._patience_s
         races_left = RACES_LOST
         while True:
             try:
-                async with aclosing(self._answer(reply, messages, sampling)) as growing:
+                async with aclosing(self._answer(reply, ask)) as growing:
                     async for _ in growing:
                         yield
                 return
@@ -73,12 +81,10 @@ class Turns:
             yield
             await asyncio.sleep(POLL_EVERY_S)
 
-    async def _answer(
-        self, reply: Reply, messages: list[ChatMessage], sampling: Sampling
-    ) -> AsyncGenerator[None, None]:
+    async def _answer(self, reply: Reply, ask: Ask) -> AsyncGenerator[None, None]:
         shown_at = float("-inf")
         reply.started = time.monotonic()
-        async with self._api.chat(messages, sampling) as chunks:
+        async with ask() as chunks:
             async for chunk in chunks:
                 is_news = reply.take(chunk)
                 reply.waiting = ""
@@ -86,3 +92,8 @@ class Turns:
                 if is_news and now - shown_at >= SHOW_EVERY_S:
                     shown_at = now
                     yield
+
+
+def _address(request: gr.Request | None) -> str:
+    """Where a visitor's browser is; a Space's proxies are seen through before it gets here."""
+    return str(request.client.host) if request is not None and request.client is not None else ""

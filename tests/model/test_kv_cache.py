@@ -73,11 +73,22 @@ def test_a_longest_request_always_fits_even_when_it_is_no_multiple_of_the_block_
     ("free_tokens", "requested", "words"),
     [
         (1000, 1001, ["--max-batch-total-tokens 1001", "at most 1000"]),
-        (1000, 99, ["99 tokens", "--max-total-tokens", "--max-batch-total-tokens"]),
-        (99, None, ["99 tokens", "100", "--max-total-tokens"]),
-        (0, None, ["0 tokens"]),
+        (1000, 99, ["99 tokens", "--max-batch-total-tokens to at least 100", "--max-total-tokens to 99"]),
+        (99, None, ["99 tokens", "100", "--max-total-tokens to at most 99"]),
+        (0, None, ["no memory", "0.0 GiB are free", "--model-id", "--quantize"]),
+        (15, None, ["no memory"]),
+        (-5000, None, ["no memory", "0.0 GiB are free"]),
+        (-5000, 100, ["--max-batch-total-tokens 100", "0.0 GiB are free", "at most 0"]),
     ],
-    ids=["asked for too much", "asked for too little", "too little memory", "no memory"],
+    ids=[
+        "asked for too much",
+        "asked for too little",
+        "too little memory",
+        "none",
+        "no block",
+        "debts",
+        "asked of debts",
+    ],
 )
 def test_what_does_not_fit_says_what_would(free_tokens: int, requested: int | None, words: list[str]) -> None:
     with pytest.raises(StartupError) as caught:

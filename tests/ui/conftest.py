@@ -35,7 +35,7 @@ def _served() -> Iterator[tuple[Served, StandIn]]:
     listener = bound_socket()
     app = stand_in.routes(FastAPI())
     base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    mount_page(app, PageSettings(base_url, api_key="the-key", poll_s=0.2))
+    mount_page(app, PageSettings(base_url, api_key="the-key", page_token="the-token", poll_s=0.2))
     with Served(listener, app) as served:
         yield served, stand_in
 

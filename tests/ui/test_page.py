@@ -46,6 +46,7 @@ def test_a_message_is_answered_and_the_model_is_named(page: Any, stand_in: Stand
     wait_until_idle(page)
     assert "4 tokens" in page.locator("#figures").inner_text()
     assert stand_in.requests[-1]["messages"] == [{"role": "user", "content": "Hi there"}]
+    assert stand_in.headers[-1]["x-page-visitor"] == "the-token 127.0.0.1"
 
     stand_in.pieces = ["Second."]
     send(page, "And now?")

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.ui.stand_in import StandIn, bound_socket
-from ui.client import ApiClient, is_loopback
+from ui.client import VISITOR_HEADER, ApiClient, is_loopback
 from ui.turn import Turns
 
 SETTINGS: tuple[Any, ...] = ("", 0.5, 1.0, 64)
@@ -125,6 +126,16 @@ async def test_an_empty_answer_and_a_cut_one_are_said(base_url: str, stand_in: S
     assert title_of((await shown(base_url))[-1]) == "⚠️ An empty answer"
     stand_in.pieces, stand_in.finish_reason = ["much"], "length"
     assert "cut at the limit of 64 tokens" in (await shown(base_url))[-1][1]
+
+
+async def test_the_api_is_told_whom_the_turn_is_for(base_url: str, stand_in: StandIn) -> None:
+    visitor: Any = SimpleNamespace(client=SimpleNamespace(host="203.0.113.5"))
+    for token, request in (("token", visitor), ("token", None), ("", visitor)):
+        api = ApiClient(base_url, "the-key", token)
+        async for _ in Turns(api, 10.0).respond("hi", [], *SETTINGS, request=request):
+            pass
+    assert [headers.get(VISITOR_HEADER) for headers in stand_in.headers] == ["token 203.0.113.5", None, None]
+    assert {headers["authorization"] for headers in stand_in.headers} == {"Bearer the-key"}
 
 
 async def test_no_server_is_said() -> None:

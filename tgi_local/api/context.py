@@ -1,12 +1,16 @@
 """What the routes need, kept on the app's state."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from starlette.requests import Request
 
 from tgi_local import __version__
+from tgi_local.api.callers import Callers
 from tgi_local.api.response_store import ResponseStore
 from tgi_local.service import Service
+from tgi_local.settings import Settings
+from tgi_local.types import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,13 @@ class ApiContext:
     validation_workers: int
     compute_type: str | None
     chat_first: bool = False  # how /invocations takes a body that fits several dialects
+    isolates_callers: bool = False  # strangers share the server
+    callers: Callers = field(default_factory=Callers)
     responses: ResponseStore = field(default_factory=ResponseStore)
+
+    @classmethod
+    def of(cls, service: Service, settings: Settings) -> Self:
+        return cls(service, settings.validation_workers, settings.compute_type, settings.chat_first, settings.is_space)
 
     @property
     def shown_compute_type(self) -> str:
@@ -32,3 +42,8 @@ class ApiContext:
 def context(request: Request) -> ApiContext:
     found: ApiContext = request.app.state.api
     return found
+
+
+def caller_of(request: Request) -> Caller:
+    api = context(request)
+    return api.callers.identify(request.scope, isolates=api.isolates_callers)

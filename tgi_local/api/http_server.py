@@ -19,6 +19,9 @@ from tgi_local.errors import StartupError
 from tgi_local.service import Service
 
 MAX_HEADER_BYTES = 65_536
+# A Space's proxies reach it from addresses of their own network. Whoever else names a client's address is not believed:
+# the client itself may have written it.
+PROXY_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1,fc00::/7"
 # A connection that is still open after its stream got a terminal event is cut.
 CLOSE_TIMEOUT_S = 2
 FLUSH_S = 0.05
@@ -57,7 +60,7 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             ws="none",
             proxy_headers=behind_proxy,
-            forwarded_allow_ips="*" if behind_proxy else None,
+            forwarded_allow_ips=PROXY_NETWORKS if behind_proxy else None,
             timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             **_parser_options(),
         )

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local.api.body import read_json
-from tgi_local.api.context import context
+from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import anthropic_body
 from tgi_local.api.sse import typed_frame
 from tgi_local.api.typed_events import streamed_answer, whole_answer
@@ -35,6 +35,7 @@ async def messages(request: Request) -> Response:
         chat_parameters(chat, model.info.generation_defaults),
         received_s,
         template_kwargs(body, model.template.thinking_tags is not None, model.template.reads),
+        caller=caller_of(request),
     )
     answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
     if body.stream:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tgi_local import __version__
 from tgi_local.api.body import read_json
-from tgi_local.api.context import context
+from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_response
 from tgi_local.api.routes_openai import answer_chat, answer_completions
 from tgi_local.api.routes_tgi import answer_compat
@@ -108,7 +108,9 @@ async def infer(request: Request) -> Response:
     service = context(request).service
 
     async def prepare() -> list[GenerationRequest]:
-        return [await service.prepare_text(prompt, body.native, received_s) for prompt in prompts]
+        return [
+            await service.prepare_text(prompt, body.native, received_s, caller=caller_of(request)) for prompt in prompts
+        ]
 
     try:
         return _json(infer_response(body, await _texts(request, prepare)))
@@ -153,9 +155,11 @@ async def _prepare_instance(
 ) -> GenerationRequest:
     service = context(request).service
     if isinstance(instance, GenerateInstance):
-        return await service.prepare_text(instance.inputs, instance.native, received_s)
+        return await service.prepare_text(instance.inputs, instance.native, received_s, caller=caller_of(request))
     parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
-    return await service.prepare_chat(to_messages(instance), to_tools(instance.offered_tools), parameters, received_s)
+    return await service.prepare_chat(
+        to_messages(instance), to_tools(instance.offered_tools), parameters, received_s, caller=caller_of(request)
+    )
 
 
 async def _texts(request: Request, prepare: Callable[[], Awaitable[Sequence[GenerationRequest]]]) -> list[str]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local.api.body import read_json
-from tgi_local.api.context import context
+from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import openai_event
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import DONE, ClientGoneError, EventStream, frame, until_disconnect
@@ -74,7 +74,9 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     parameters = chat_parameters(body, info.generation_defaults)
     tools = to_tools(body.offered_tools)
     switches = template_kwargs(body, api.service.model.template.reads)
-    native = await api.service.prepare_chat(to_messages(body), tools, parameters, received_s, switches)
+    native = await api.service.prepare_chat(
+        to_messages(body), tools, parameters, received_s, switches, caller=caller_of(request)
+    )
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)
@@ -96,7 +98,7 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     usage = Usage(body.num_choices)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
-        native = await api.service.prepare_text(prompt, parameters, received_s)
+        native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
         usage.add_prompt(native)
         requests += siblings(native, body.num_choices)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)

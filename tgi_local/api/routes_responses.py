@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local.api.body import read_json
-from tgi_local.api.context import ApiContext, context
+from tgi_local.api.context import ApiContext, caller_of, context
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
@@ -42,6 +42,7 @@ async def create_response(request: Request) -> Response:
         chat_parameters(chat, model.info.generation_defaults),
         received_s,
         template_kwargs(body, model.template.reads),
+        caller=caller_of(request),
     )
 
     def keep(answer: ResponseAnswer) -> None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local.api.body import read_json
-from tgi_local.api.context import context
+from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_body, native_response
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import ClientGoneError, EventStream, frame, until_disconnect
@@ -86,7 +86,7 @@ async def _generate(
     request: Request, body: GenerateRequest, received_s: float, full_text: bool, *, as_list: bool
 ) -> Response:
     api = context(request)
-    native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s)
+    native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
     try:
         generations = await until_disconnect(
             request, api.service.generate_best_of(native, body.parameters.best_of or 1)
@@ -103,7 +103,7 @@ async def _generate_stream(request: Request, body: GenerateRequest, received_s: 
     api = context(request)
     try:
         check_stream_parameters(body.parameters)
-        native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s)
+        native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
         stream = api.service.open([native])
     except (BodyShapeError, MalformedBodyError) as error:
         return native_response(error)

@@ -6,7 +6,7 @@ from tgi_local.engine.step import StepPlan
 
 # What a step beside running streams may take, in terms of one without prompts. Chunks cost little where it is small:
 # weights are read once for all tokens of a step.
-STRETCH = 2.5
+STRETCH = 3.0
 # What a step of prompts alone may take: no request that comes meanwhile waits longer for its own first chunk.
 LONGEST_PREFILL_S = 0.5
 MIN_PROMPT_TOKENS = 16

@@ -52,6 +52,7 @@ def choose_num_blocks(
 
     Raises StartupError when not even one request of `min_tokens` fits.
     """
+    free_bytes = max(free_bytes, 0)
     fits = int(free_bytes // token_bytes)
     wanted = requested_tokens if requested_tokens is not None else max_tokens
     if requested_tokens is not None and requested_tokens > fits:
@@ -59,10 +60,17 @@ def choose_num_blocks(
             f"--max-batch-total-tokens {requested_tokens} needs {requested_tokens * token_bytes / 2**30:.1f} GiB of KV "
             f"cache, {free_bytes / 2**30:.1f} GiB are free; at most {fits} tokens fit"
         )
+    if fits < min(min_tokens, block_size):
+        raise StartupError(
+            f"no memory is left for a KV cache: {free_bytes / 2**30:.1f} GiB are free beside the weights, one request may "
+            f"need {min_tokens * token_bytes / 2**30:.1f} GiB; use a smaller --model-id or --quantize bitsandbytes-nf4"
+        )
     tokens = min(wanted, fits)
     if tokens < min_tokens:
-        raise StartupError(
-            f"the KV cache holds {tokens} tokens, one request may need {min_tokens}; lower --max-total-tokens to at "
-            f"most {tokens}, or raise --max-batch-total-tokens"
+        remedy = (
+            f"lower --max-total-tokens to at most {tokens}"
+            if requested_tokens is None
+            else f"raise --max-batch-total-tokens to at least {min_tokens}, or lower --max-total-tokens to {tokens}"
         )
+        raise StartupError(f"the KV cache holds {tokens} tokens, one request may need {min_tokens}; {remedy}")
     return -(-tokens // block_size)
