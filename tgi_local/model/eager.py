@@ -9,6 +9,7 @@ from tgi_local.engine.step import StepPlan, StepRow
 from tgi_local.model.attention import PagedStep, PrefillSpan
 from tgi_local.model.kv_cache import KVCache
 from tgi_local.model.loader import LoadedModel
+from tgi_local.model.native.greedy import GreedyChooser
 
 
 class EagerForward:
@@ -18,6 +19,7 @@ class EagerForward:
         self._model = loaded.model
         self._cache = cache
         self.device = loaded.device
+        self.greedy: GreedyChooser | None = None
 
     @property
     def num_blocks(self) -> int:

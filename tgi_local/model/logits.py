@@ -31,7 +31,7 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[Toke
 
     `counts` are those of each row's history, None for a row without.
     """
-    if not any(_has_rule(row) for row in rows):
+    if not any(has_rule(row) for row in rows):
         return logits
     logits = logits.clone(memory_format=torch.contiguous_format)
     _favour_green(logits, rows)
@@ -42,7 +42,8 @@ def process(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[Toke
     return logits
 
 
-def _has_rule(row: StepRow) -> bool:
+def has_rule(row: StepRow) -> bool:
+    """Whether anything changes the row's logits before a token is chosen."""
     return bool(
         row.history
         or row.constraint is not None

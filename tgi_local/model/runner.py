@@ -13,6 +13,7 @@ from tgi_local.model.eager import EagerForward
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
 from tgi_local.model.loader import LoadedModel
 from tgi_local.model.native.forward import NativeForward
+from tgi_local.model.native.greedy import GreedyChooser
 from tgi_local.types import SampledToken, SamplingParams
 
 
@@ -20,6 +21,7 @@ class Forward(Protocol):
     """A model that reads and writes its own paged KV cache."""
 
     device: torch.device
+    greedy: GreedyChooser | None  # a faster way to plain greedy tokens, if there is one
 
     @property
     def num_blocks(self) -> int: ...
@@ -37,7 +39,7 @@ class TorchRunner:
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
-        self._chooser = TokenChooser()
+        self._chooser = TokenChooser(forward.greedy)
 
     @property
     def num_blocks(self) -> int:

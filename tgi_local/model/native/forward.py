@@ -8,6 +8,7 @@ import torch
 
 from tgi_local.engine.step import StepPlan
 from tgi_local.model.native import library
+from tgi_local.model.native.greedy import GreedyChooser
 from tgi_local.model.native.packing import PackedModel
 
 BLOCK_SIZE = 16  # attention.h
@@ -22,6 +23,7 @@ class NativeForward:
         if block_size != BLOCK_SIZE:
             raise ValueError(f"the kernels' blocks are of {BLOCK_SIZE} tokens, not {block_size}")
         self.block_size = block_size
+        self.greedy = GreedyChooser(packed.team)
         self._library = library.load()
         self._packed = packed
         self.num_blocks = num_blocks

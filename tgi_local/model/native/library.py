@@ -17,8 +17,8 @@ from tgi_local import paths
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("pages.c", "threads.c", "linear.c", "attention.c", "decoder.c")
-HEADERS = ("pages.h", "threads.h", "vec.h", "linear.h", "attention.h", "decoder.h")
+SOURCES = ("pages.c", "threads.c", "linear.c", "attention.c", "decoder.c", "greedy.c")
+HEADERS = ("pages.h", "threads.h", "vec.h", "linear.h", "attention.h", "decoder.h", "greedy.h")
 # No contraction: an operation is fused where the source says so, or results would differ from one variant of a kernel
 # to the next, and so from one batch to the next.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-pthread")
@@ -153,6 +153,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decoder_run.argtypes, library.decoder_run.restype = (
         (c_void_p, POINTER(Decoder), POINTER(Step), POINTER(Workspace)),
         c_int,
+    )
+    library.greedy_run.argtypes, library.greedy_run.restype = (
+        (c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p, c_void_p),
+        None,
     )
     library.pages_create.argtypes, library.pages_create.restype = (c_size_t,), c_void_p
     library.pages_free.argtypes, library.pages_free.restype = (c_void_p, c_size_t), None
