@@ -98,12 +98,21 @@ def build_parser() -> argparse.ArgumentParser:
         "time between tokens. Every request is streamed, greedy, and has a prompt of its own.",
         allow_abbrev=False,
     )
-    parser.add_argument("url", nargs="?", type=_url, default=DEFAULT_URL, help=f"the server; default: {DEFAULT_URL}")
+    parser.add_argument(
+        "url", nargs="?", type=server_url, default=DEFAULT_URL, help=f"the server; default: {DEFAULT_URL}"
+    )
     parser.add_argument(
         "--endpoint", choices=list(PATHS), default="completions", help="what to call under /v1; default: completions"
     )
     parser.add_argument("--model", help="model name to ask for; default: the first of /v1/models")
     parser.add_argument("--api-key", help="sent as `Authorization: Bearer`")
+    _add_load(parser)
+    _add_requests(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the measures as JSON; - for stdout")
+    return parser
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
     loop = parser.add_argument_group("load")
     loop.add_argument(
         "--concurrency",
@@ -128,6 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--timeout", type=_positive_float, default=600.0, metavar="S", help="longest wait for one answer; default: 600"
     )
     loop.add_argument("--seed", type=_not_negative, help="of prompts and arrivals; default: a new one for each run")
+
+
+def _add_requests(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("requests")
     shape.add_argument(
         "--prompt-tokens", type=_positive, default=128, metavar="N", help="tokens of a prompt; default: 128"
@@ -149,8 +161,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="send token ids below VOCAB, the vocabulary's size, not text",
     )
     shape.add_argument("--ignore-eos", action="store_true", help="send `ignore_eos`, for servers that know it")
-    parser.add_argument("--json", metavar="FILE", help="write the measures as JSON; - for stdout")
-    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -158,7 +168,8 @@ class _Parser(argparse.ArgumentParser):
         raise StartupError(f"{message}; see bench --help")
 
 
-def _url(text: str) -> Endpoint:
+def server_url(text: str) -> Endpoint:
+    """A URL with or without `/v1` at its end. Raises ArgumentTypeError."""
     parts = urlsplit(text if "://" in text else f"http://{text}")
     is_tls = parts.scheme == "https"
     try:

@@ -15,7 +15,7 @@ from tgi_local.bench.completions import Prompt
 from tgi_local.errors import StartupError
 
 MIN_WORDS = 4
-ENOUGH_WORDS = 32
+ENOUGH_WORDS = 16
 # Frequent words of many languages' tokenizers first; then single characters, for tokenizers of bytes or characters.
 WORDS = tuple(
     f" {word}"

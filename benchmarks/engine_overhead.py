@@ -1,0 +1,128 @@
+"""What HTTP, JSON, text and events cost: the same requests over HTTP, and on the bare engine in its process.
+
+Both run 64 requests at a time on the built-in model, prompts of 128 random token ids, 64 tokens out. Wall-clock times hold
+the load generator's work on the same cores as well; CPU time per token, of each process alone, does not depend on what
+else the machine does.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.cpu_share import OtherUse, tree_cpu_s
+from tests.serving import ROOT, Server
+
+CONCURRENCY, REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS = 64, 256, 128, 64
+VOCAB = 2048  # of the built-in model; prompts come from the middle of it
+IDS = range(VOCAB // 8, VOCAB - VOCAB // 8)
+
+
+def over_http(seed: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.json"
+        server = Server("--disable-ui").wait_ready()
+        others = OtherUse(server.process.pid)
+        shape = [
+            "--prompt-tokens",
+            str(PROMPT_TOKENS),
+            "--output-tokens",
+            str(OUTPUT_TOKENS),
+            "--token-ids",
+            str(VOCAB),
+        ]
+        load = ["--concurrency", str(CONCURRENCY), "--requests", str(REQUESTS), "--seed", str(seed), "--ignore-eos"]
+        command = [sys.executable, "app.py", "bench", server.url, *shape, *load, "--json", str(path), "--warmup", "2"]
+        started_s = tree_cpu_s(server.process.pid)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        cpu_s = tree_cpu_s(server.process.pid) - started_s
+        share = others.share()
+        server.stop()
+        level = json.loads(path.read_text())["levels"][0]
+    tokens = level["output_tokens"]
+    return {
+        "http_tokens_per_s": level["output_tokens_per_s"],
+        "http_server_cpu_us_per_token": cpu_s / tokens * 1e6,
+        "client_cpu_us_per_token": level["client_cpu_s"] / tokens * 1e6,
+        "http_other_cpu_share": share,
+    }
+
+
+def bare_engine(seed: int) -> dict[str, float]:
+    """In a process of its own, so that nothing is warmer than it was for the server."""
+    others = OtherUse(None)
+    command = [sys.executable, __file__, "--in-process", str(seed)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as app.py sets it
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env=environment)
+    return {**json.loads(done.stdout.splitlines()[-1]), "engine_other_cpu_share": others.share()}
+
+
+def in_process(seed: int) -> dict[str, float]:
+    """A closed loop around Engine.step."""
+    from tgi_local.assembly import load_model
+    from tgi_local.model import hub
+    from tgi_local.settings import Settings
+    from tgi_local.types import GenerationRequest, SamplingParams, StopParams
+
+    nothing = lambda *_: None  # noqa: E731
+    model = load_model(Settings(), hub.find("demo"), report=nothing, on_step=nothing, on_death=nothing)
+    engine = model.engine._engine  # its thread is never started
+    rng = random.Random(seed)
+
+    def submit(number: int) -> None:
+        prompt = tuple(rng.choices(IDS, k=PROMPT_TOKENS))
+        engine.submit(GenerationRequest(str(number), "", prompt, SamplingParams(), StopParams(OUTPUT_TOKENS)))
+
+    def run(num_requests: int) -> int:
+        """Returns the number of tokens."""
+        num_begun = min(CONCURRENCY, num_requests)
+        num_tokens = 0
+        for number in range(num_begun):
+            submit(number)
+        while engine.has_work:
+            events, _ = engine.step()
+            num_tokens += sum(event.token is not None for event in events)
+            for _ in range(min(sum(event.is_terminal for event in events), num_requests - num_begun)):
+                submit(num_begun)
+                num_begun += 1
+        return num_tokens
+
+    run(2)
+    started_s, cpu_s = time.perf_counter(), time.process_time()
+    num_tokens = run(REQUESTS)
+    elapsed_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
+    return {"engine_tokens_per_s": num_tokens / elapsed_s, "engine_cpu_us_per_token": cpu_s / num_tokens * 1e6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--in-process", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.in_process is not None:
+        print(json.dumps(in_process(options.in_process)))
+        return
+    rows: list[dict[str, Any]] = []
+    for seed in range(options.repeat):
+        row = {**over_http(seed), **bare_engine(seed)}
+        row["http_cost_percent"] = (row["engine_tokens_per_s"] / row["http_tokens_per_s"] - 1) * 100
+        row["http_cpu_cost_percent"] = (row["http_server_cpu_us_per_token"] / row["engine_cpu_us_per_token"] - 1) * 100
+        rows.append(row)
+    medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
+    for name, value in medians.items():
+        spread = [round(row[name], 3) for row in rows]
+        print(f"{name:32} {value:12}   {min(spread)} .. {max(spread)}")
+    print(json.dumps({"runs": len(rows), **medians}))
+
+
+if __name__ == "__main__":
+    main()
