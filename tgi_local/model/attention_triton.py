@@ -90,7 +90,7 @@ def _accumulate(
     return maximum, total, sums
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_splits", "softcap", "scale"])
+@triton.jit(do_not_specialize=["num_rows", "num_splits", "table_stride", "softcap", "scale"])
 def _attend(
     query, keys, values, out, part_out, part_max, part_sum, table, starts, lens,
     query_token_stride, query_head_stride, out_token_stride, table_stride, num_rows, num_splits, scale, softcap,

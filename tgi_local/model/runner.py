@@ -187,8 +187,10 @@ def capture_decodes(
 
 
 def _warmed_up(forward: Forward) -> TorchRunner:
+    """Run a decode step and a prefill step: kernels are compiled and libraries set up when first used."""
     runner = TorchRunner(forward)
-    runner.run(StepPlan((StepRow("warm-up", (0,), 0, (0,), True, SamplingParams()),)))
+    for num_new in (1, 2):
+        runner.run(StepPlan((StepRow("warm-up", (0,) * num_new, 0, (0,), True, SamplingParams()),)))
     return runner
 
 
