@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
+from tgi_local.engine.step import OutOfMemoryError
 from tgi_local.errors import StartupError
 from tgi_local.model import memory
 from tgi_local.model.block_attention import PlainKernel
@@ -106,11 +107,14 @@ def test_the_largest_step_and_the_largest_graph_are_run(monkeypatch: pytest.Monk
     assert without - within == pytest.approx((2 * GIB + 3 * memory.GRAPH_BYTES) * 0.9)
 
 
-def test_a_step_that_does_not_fit_is_one_line_with_the_flags_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, OutOfMemoryError])
+def test_a_step_that_does_not_fit_is_one_line_with_the_flags_to_change(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     gpu = Gpu(monkeypatch, 0, 0)
 
     def fails(*_: object) -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
+        raise kind("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
 
     monkeypatch.setattr(memory, "measure", fails)
     with pytest.raises(StartupError) as caught:

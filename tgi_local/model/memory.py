@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tgi_local.engine.step import StepPlan, StepRow
+from tgi_local.engine.step import OutOfMemoryError, StepPlan, StepRow
 from tgi_local.errors import StartupError
 from tgi_local.types import SamplingParams
 
@@ -133,7 +133,7 @@ def free_for_cache(
         if graphs.sizes:
             captured = measure(device, lambda: run(decode_step(max(graphs.sizes))))
             captured += graphs.buffer_bytes + len(graphs.sizes) * GRAPH_BYTES
-    except torch.OutOfMemoryError as error:
+    except (OutOfMemoryError, torch.OutOfMemoryError) as error:
         raise StartupError(
             f"a step of {limits.max_tokens} tokens and {limits.max_rows} rows does not fit on {device} beside the "
             "weights; lower --max-batch-prefill-tokens and --max-batch-size, or choose a smaller model or --quantize"
