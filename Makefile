@@ -10,7 +10,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench test test-long check format docs space demo-model clean
+.PHONY: help run bench test test-long check gpu-check format docs space demo-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,10 @@ check: $(DEV)  ## format, lint, types, import contract, generated docs
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
 	$(PY) tools/reference_docs.py --check
+
+# Installs nothing: machines with a GPU are often bare, and have their own torch.
+gpu-check:  ## check and measure GPU execution, within ten minutes  (ARGS="--only parity,graphs" for some of it)
+	@$(if $(wildcard $(PY)),$(PY),$(or $(PYTHON),python3)) tools/gpu_check.py $(ARGS)
 
 format: $(DEV)  ## rewrite the code in the house format
 	$(PY) -m ruff check --fix-only .

@@ -37,3 +37,10 @@ def test_old_python_is_one_helpful_line(tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert len(said) == 1 and "Python 3.11" in said[0] and "make PYTHON=" in said[0]
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_gpu_check_takes_the_python_that_is_there(installed: Path, tmp_path: Path) -> None:
+    for venv, python in ((installed, f"{installed}/bin/python"), (tmp_path / "none", "python3")):
+        answer = make("-n", "gpu-check", f"VENV={venv}", "ARGS=--only graphs")
+        commands = [line for line in answer.stdout.splitlines() if not line.startswith("make")]
+        assert commands == [f"{python} tools/gpu_check.py --only graphs"]

@@ -74,6 +74,8 @@ FROM_BOTH: list[tuple[str, str, Any]] = [
     ("compute-type", "1-x", "1-x"),
     ("tokenizer-config-path", "/x.json", "/x.json"),
     ("cuda-memory-fraction", "0.5", 0.5),
+    ("cuda-graphs", "1,2, 8", [1, 2, 8]),
+    ("cuda-graphs", "0", [0]),
     ("aip-http-port", "7", 7),
 ]
 
@@ -250,7 +252,6 @@ REFUSED = [
     ["--rope-scaling", "linear"],
     ["--rope-factor", "2.0"],
     ["--lora-adapters", "a,b"],
-    ["--cuda-graphs", "1,2"],
 ]
 
 
@@ -268,7 +269,7 @@ def test_all_refusals_are_tested() -> None:
 
 
 def test_neutral_values_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_settings("--sharded False --num-shard 1 --speculate 0 --cuda-graphs 0 --no-trust-remote-code".split())
+    load_settings("--sharded False --num-shard 1 --speculate 0 --no-trust-remote-code".split())
     monkeypatch.setenv("TRUST_REMOTE_CODE", "false")
     load_settings([])
 

@@ -78,6 +78,7 @@ def load_model(
     report("loading the libraries")
     # Torch and Transformers take seconds to import; nothing before this line needs them.
     from tgi_local.model.loader import LoadOptions, load
+    from tgi_local.model.memory import StepLimits
     from tgi_local.model.runner import build_runner
 
     report("reading the weights")
@@ -94,6 +95,8 @@ def load_model(
         max_tokens=max_total * min(settings.max_concurrent_requests, MAX_FULL_LENGTH_REQUESTS),
         requested_tokens=settings.max_batch_total_tokens,
         memory_fraction=settings.cuda_memory_fraction,
+        limits=StepLimits(settings.max_batch_size, settings.max_batch_prefill_tokens, max_total),
+        graph_sizes=settings.cuda_graphs or None,
     )
     blocks = BlockManager(runner.num_blocks, runner.block_size)
     if blocks.capacity_tokens < max_total:

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from platformdirs import PlatformDirs
-
-_DIRS = PlatformDirs("tgi-local", appauthor=False)
-
 
 def cache_dir() -> Path:
     """Files that may be deleted at any time."""
-    return Path(_DIRS.user_cache_dir)
+    from platformdirs import PlatformDirs  # here, so that a machine with torch alone can run the engine
+
+    return Path(PlatformDirs("tgi-local", appauthor=False).user_cache_dir)

@@ -64,6 +64,11 @@ class Settings(TgiFlags):
     )
     device: str | None = Field(None, description="cpu, cuda or cuda:N; default: the GPU if there is one")
     cuda_memory_fraction: float = Field(1.0, gt=0, le=1, description="share of the GPU's memory to use")
+    cuda_graphs: Annotated[list[Annotated[int, Field(ge=0)]], NoDecode] = Field(
+        [],
+        description="batch sizes whose decode steps are captured as CUDA graphs, such as 1,2,4,8; 0 for none; "
+        "default: up to max-batch-size",
+    )
     huggingface_hub_cache: str | None = Field(None, description="where downloaded models are kept; default: the hub's")
 
     hostname: str = Field(
@@ -148,9 +153,9 @@ class Settings(TgiFlags):
         """How this machine reaches the server on `port`."""
         return f"http://{self.local_host}:{port}"
 
-    @field_validator("cors_allow_origin", mode="before")
+    @field_validator("cors_allow_origin", "cuda_graphs", mode="before")
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("hostname")

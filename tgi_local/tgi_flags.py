@@ -37,7 +37,6 @@ NOT_SUPPORTED: Final = {
     "rope_scaling": "positions are scaled as the checkpoint's config.json says",
     "rope_factor": "positions are scaled as the checkpoint's config.json says",
     "lora_adapters": "no adapters can be loaded",
-    "cuda_graphs": "batch sizes can not be chosen",
 }
 
 # Values that ask for nothing more than what happens anyway.
@@ -45,7 +44,6 @@ _NEUTRAL: Final = {
     "sharded": ("false",),
     "num_shard": ("1",),
     "speculate": ("0",),
-    "cuda_graphs": ("0",),
 }
 
 
@@ -86,7 +84,6 @@ class TgiFlags(BaseSettings):
     rope_scaling: Hidden = Field(None, description="how positions are scaled for longer contexts")
     rope_factor: Hidden = Field(None, description="factor by which positions are scaled")
     lora_adapters: Hidden = Field(None, description="adapters to load")
-    cuda_graphs: Hidden = Field(None, description="batch sizes to record CUDA graphs for; only 0")
 
     # Variables that cloud platforms set; a flag of the same name works, but nobody needs it.
     aip_http_port: CliSuppress[int | None] = Field(None, ge=0, le=65535, description="Vertex AI: overrides --port")

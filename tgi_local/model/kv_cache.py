@@ -10,27 +10,41 @@ from tgi_local.errors import StartupError
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer stores per token: heads x head size of keys and of values."""
+    """What one layer stores per token, heads x head size of keys and of values, and whether its scores are capped."""
 
     num_heads: int
     key_size: int
     value_size: int
+    has_softcap: bool = False
 
 
 class KVCache:
     """Owns the cache tensors, per layer [slots, heads, head size]; slot = block * block_size + offset.
 
+    With `has_scratch` there is one block more, which belongs to no sequence: rows that only fill up a step write there.
     Used by the engine thread only.
     """
 
     def __init__(
-        self, shapes: Sequence[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        shapes: Sequence[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        has_scratch: bool = False,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        slots = num_blocks * block_size
+        slots = (num_blocks + has_scratch) * block_size
         self._keys = [torch.zeros(slots, s.num_heads, s.key_size, dtype=dtype, device=device) for s in shapes]
         self._values = [torch.zeros(slots, s.num_heads, s.value_size, dtype=dtype, device=device) for s in shapes]
+
+    @property
+    def scratch_block(self) -> int:
+        """The block after the last one, which is there only if asked for."""
+        return self.num_blocks
 
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

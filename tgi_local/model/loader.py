@@ -170,12 +170,11 @@ def probe_layers(model: Any, model_id: str, device: torch.device) -> tuple[Layer
     interface (recurrent state, sinks); it is refused by name.
     """
     recorder = _ShapeRecorder()
-    zero = torch.zeros(1, dtype=torch.long, device=device)
-    step = attention.PagedStep(recorder, zero, zero, zero[None], zero + 1, [])  # type: ignore[arg-type]
+    zero = torch.zeros(1, 1, dtype=torch.long, device=device)
     name = type(model).__name__
     try:
         with torch.inference_mode():
-            model(input_ids=zero[None], position_ids=zero[None], use_cache=False, logits_to_keep=1, paged=step)
+            model(input_ids=zero, position_ids=zero, use_cache=False, logits_to_keep=1, paged=recorder)
     except (NotImplementedError, TypeError) as error:
         raise StartupError(f"{model_id!r} ({name}) is not supported: {_first_line(error)}") from error
     num_layers = model.config.get_text_config().num_hidden_layers
@@ -188,16 +187,17 @@ def probe_layers(model: Any, model_id: str, device: torch.device) -> tuple[Layer
 
 
 class _ShapeRecorder:
-    """Stands in for the cache while probing."""
+    """Stands in for a step while probing: a token that sees only itself gets its own value back."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
 
-    def write(
-        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.shapes[layer] = LayerShape(keys.shape[1], keys.shape[2], values.shape[2])
-        return keys, values
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rules: attention.AttentionRules
+    ) -> torch.Tensor:
+        num_heads = key.shape[1]
+        self.shapes[layer] = LayerShape(num_heads, key.shape[3], value.shape[3], rules.softcap is not None)
+        return value[0].transpose(0, 1).repeat_interleave(query.shape[1] // num_heads, dim=1)
 
 
 def _silence_transformers() -> None:

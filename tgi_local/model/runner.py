@@ -1,5 +1,6 @@
 """Turns a step plan into one forward pass and its result back into plain data."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -7,21 +8,26 @@ import psutil
 import torch
 
 from tgi_local.engine.step import OutOfMemoryError, RowResult, StepPlan, StepResult, StepRow
+from tgi_local.model.block_attention import Kernel
 from tgi_local.model.decoding import TokenChooser
 from tgi_local.model.device_errors import free_cached_memory, translate
 from tgi_local.model.eager import EagerForward
+from tgi_local.model.graphs import Capture, CudaCapture, DecodeGraphs, buffer_bytes, choose_sizes
+from tgi_local.model.kernel_choice import choose_kernel
 from tgi_local.model.kv_cache import KVCache, bytes_per_token, choose_num_blocks
 from tgi_local.model.loader import LoadedModel
+from tgi_local.model.memory import GraphPlan, StepLimits, free_for_cache
 from tgi_local.model.native.forward import NativeForward
 from tgi_local.model.native.greedy import GreedyChooser
 from tgi_local.types import SampledToken, SamplingParams
+
+logger = logging.getLogger(__name__)
 
 
 class Forward(Protocol):
     """A model that reads and writes its own paged KV cache."""
 
     device: torch.device
-    greedy: GreedyChooser | None  # a faster way to plain greedy tokens, if there is one
 
     @property
     def num_blocks(self) -> int: ...
@@ -37,9 +43,9 @@ class Forward(Protocol):
 class TorchRunner:
     """A forward pass and the choice of tokens after it. Used by the engine thread only."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, greedy: GreedyChooser | None = None) -> None:
         self._forward = forward
-        self._chooser = TokenChooser(forward.greedy)
+        self._chooser = TokenChooser(greedy)
 
     @property
     def num_blocks(self) -> int:
@@ -133,29 +139,77 @@ def build_runner(
     max_tokens: int,
     requested_tokens: int | None,
     memory_fraction: float = 1.0,
+    limits: StepLimits | None = None,
+    graph_sizes: Sequence[int] | None = None,
 ) -> TorchRunner:
     """Size the KV cache for the memory that is free after loading, allocate it, and warm up.
 
-    `min_tokens` is the longest single request, `max_tokens` what is useful at most, `requested_tokens` what the user
-    asked for, `memory_fraction` the share of a GPU that this process may use. Raises StartupError when it does not fit.
+    `block_size` is a wish: a GPU's attention may need larger blocks. `min_tokens` is the longest single request,
+    `max_tokens` what is useful at most, `requested_tokens` what the user asked for, `memory_fraction` the share of a GPU
+    that this process may use, `limits` bound its steps, `graph_sizes` are the batch sizes of decode steps to capture as
+    CUDA graphs (None: chosen by `limits`). Raises StartupError when it does not fit.
     """
+    limits = limits or StepLimits(max_len=max_tokens)
+    kernel = choose_kernel(loaded.layer_shapes, loaded.dtype, loaded.device)
+    if kernel is not None:
+        block_size = kernel.block_size(block_size)
+    elif graph_sizes and any(graph_sizes):
+        logger.warning(
+            "--cuda-graphs has no effect: without a kernel that reads the KV cache there is nothing to capture"
+        )
+    sizes = choose_sizes(graph_sizes, limits.max_rows) if kernel is not None else ()
+    free = _free_for_cache(loaded, kernel, block_size, memory_fraction, limits, sizes)
     token_bytes = bytes_per_token(loaded.layer_shapes, loaded.dtype)
-    free = free_memory_bytes(loaded.device, memory_fraction)
     num_blocks = choose_num_blocks(token_bytes, free, block_size, min_tokens, max_tokens, requested_tokens)
-    runner = TorchRunner(_forward(loaded, num_blocks, block_size))
-    runner.run(StepPlan((StepRow("warm-up", (0,), 0, (0,), True, SamplingParams()),)))
+    if loaded.packed is not None:
+        native = NativeForward(loaded.packed, num_blocks, block_size)
+        return _warmed_up(TorchRunner(native, native.greedy))
+    cache = KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device, has_scratch=bool(sizes))
+    forward = EagerForward(loaded, cache, kernel)
+    if kernel is not None and sizes:
+        forward.use_graphs(capture_decodes(forward, kernel, sizes, limits.max_len, CudaCapture(loaded.device)))
+    return _warmed_up(TorchRunner(forward))
+
+
+def capture_decodes(
+    forward: EagerForward, kernel: Kernel, sizes: Sequence[int], max_len: int, capture: Capture
+) -> DecodeGraphs | None:
+    """Decode steps of these batch sizes and contexts up to `max_len`, captured; None if they can not be."""
+    graphs = DecodeGraphs(
+        forward.compute_all,
+        forward.cache,
+        kernel,
+        sizes=sizes,
+        max_len=min(max_len, forward.num_blocks * forward.block_size),
+        vocab_size=forward.vocab_size,
+        device=forward.device,
+    )
+    graphs.capture(capture)
+    return graphs if graphs.sizes else None
+
+
+def _warmed_up(runner: TorchRunner) -> TorchRunner:
+    """Run a decode step and a prefill step: kernels are compiled and libraries set up when first used."""
+    for num_new in (1, 2):
+        runner.run(StepPlan((StepRow("warm-up", (0,) * num_new, 0, (0,), True, SamplingParams()),)))
     return runner
 
 
-def _forward(loaded: LoadedModel, num_blocks: int, block_size: int) -> Forward:
-    if loaded.packed is not None:
-        return NativeForward(loaded.packed, num_blocks, block_size)
-    return EagerForward(loaded, KVCache(loaded.layer_shapes, num_blocks, block_size, loaded.dtype, loaded.device))
-
-
-def free_memory_bytes(device: torch.device, fraction: float = 1.0) -> int:
-    """What the KV cache may take: 85 % of the GPU memory that is free and ours, or a quarter of the available RAM."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return int(min(free, total * fraction - torch.cuda.memory_reserved(device)) * 0.85)
-    return int(psutil.virtual_memory().available * 0.25)
+def _free_for_cache(
+    loaded: LoadedModel,
+    kernel: Kernel | None,
+    block_size: int,
+    fraction: float,
+    limits: StepLimits,
+    sizes: Sequence[int],
+) -> int:
+    """Bytes that the KV cache may take: what is left of a GPU's memory, or a quarter of the available RAM."""
+    if loaded.device.type != "cuda":
+        return int(psutil.virtual_memory().available * 0.25)
+    cache = KVCache(loaded.layer_shapes, 1, block_size, loaded.dtype, loaded.device)
+    runner = TorchRunner(EagerForward(loaded, cache, kernel))
+    buffers = 0
+    if sizes:
+        buffers = buffer_bytes(max(sizes), -(-limits.max_len // block_size), loaded.vocab_size)
+    graphs = GraphPlan(tuple(sizes), buffers)
+    return free_for_cache(loaded.device, fraction, limits, block_size, graphs, runner.run)

@@ -23,7 +23,7 @@ class NativeForward:
         if block_size != BLOCK_SIZE:
             raise ValueError(f"the kernels' blocks are of {BLOCK_SIZE} tokens, not {block_size}")
         self.block_size = block_size
-        self.greedy: GreedyChooser | None = GreedyChooser(packed.team)
+        self.greedy = GreedyChooser(packed.team)
         self._library = library.load()
         self._packed = packed
         self.num_blocks = num_blocks
