@@ -27,25 +27,38 @@ def learnt() -> StepPace:
 
 def test_it_learns_what_a_step_takes(learnt: StepPace) -> None:
     assert learnt.base_s == pytest.approx(BASE_S, rel=0.01)
-    assert learnt.per_token_s == pytest.approx(PER_TOKEN_S, rel=0.01)
+    assert learnt.prompt_token_s == pytest.approx(PER_TOKEN_S, rel=0.01)
 
 
 @pytest.mark.parametrize("num_decodes", [1, 8, 64])
 def test_running_streams_wait_a_little_longer_at_most(learnt: StepPace, num_decodes: int) -> None:
-    num_tokens = learnt.prompt_tokens(num_decodes)
+    num_tokens = learnt.prompt_tokens(num_decodes, 1)
     assert duration_s(num_decodes, num_tokens) <= 1.02 * STRETCH * duration_s(num_decodes, 0)
     assert duration_s(num_decodes, num_tokens + 2) >= 0.98 * STRETCH * duration_s(num_decodes, 0), "and no less is done"
 
 
+def test_tokens_far_into_a_long_prompt_are_dearer(learnt: StepPace) -> None:
+    for _ in range(50):
+        num_tokens = learnt.prompt_tokens(8, 1)
+        learnt.step_done(8, num_tokens, BASE_S + 8 * PER_TOKEN_S + num_tokens * 3 * PER_TOKEN_S)
+    seconds = BASE_S + 8 * PER_TOKEN_S + learnt.prompt_tokens(8, 1) * 3 * PER_TOKEN_S
+    assert seconds == pytest.approx(STRETCH * duration_s(8, 0), rel=0.1), "streams beside it wait no longer for that"
+
+
+def test_a_crowd_that_waits_counts_as_much_as_one_that_runs(learnt: StepPace) -> None:
+    assert learnt.prompt_tokens(4, 1) == learnt.prompt_tokens(4, 4) < learnt.prompt_tokens(4, 8)
+    assert duration_s(4, learnt.prompt_tokens(4, 1000)) <= 1.02 * LONGEST_PREFILL_S
+
+
 def test_a_prompt_alone_takes_its_share_of_a_second(learnt: StepPace) -> None:
-    assert duration_s(0, learnt.prompt_tokens(0)) == pytest.approx(LONGEST_PREFILL_S, rel=0.02)
+    assert duration_s(0, learnt.prompt_tokens(0, 1)) == pytest.approx(LONGEST_PREFILL_S, rel=0.02)
 
 
 def test_there_is_always_some_progress() -> None:
     pace = StepPace()
-    assert pace.prompt_tokens(0) == pace.prompt_tokens(9) == FIRST_PROMPT_TOKENS
+    assert pace.prompt_tokens(0, 1) == pace.prompt_tokens(9, 1) == FIRST_PROMPT_TOKENS
     pace.step_done(0, 100, 1000.0)
-    assert pace.prompt_tokens(0) == pace.prompt_tokens(1) == MIN_PROMPT_TOKENS
+    assert pace.prompt_tokens(0, 1) == pace.prompt_tokens(1, 1) == MIN_PROMPT_TOKENS
 
 
 def test_a_long_prompt_is_cut_beside_a_stream_and_not_alone(learnt: StepPace) -> None:
@@ -58,7 +71,7 @@ def test_a_long_prompt_is_cut_beside_a_stream_and_not_alone(learnt: StepPace) ->
     scheduler.update(first, StepResult(tuple(RowResult(SampledToken(1, 0.0)) for _ in first.rows)))
     scheduler.add(make_request("long", range(1000, 1450), 5))
     beside = plan_of(scheduler)
-    assert len(beside.rows) == 2 and beside.num_tokens == 1 + learnt.prompt_tokens(1) < 30
+    assert len(beside.rows) == 2 and beside.num_tokens == 1 + learnt.prompt_tokens(1, 1) < 30
 
 
 def plan_of(scheduler: Scheduler) -> StepPlan:

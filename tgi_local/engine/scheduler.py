@@ -63,10 +63,9 @@ class Scheduler:
         self.limits = limits
         self.blocks = blocks
         self.budget = StepBudget(limits.max_batch_tokens)
-        self.pace = pace
         self.num_preempted, self._counts = 0, Counts()
         self.max_running_tokens = 0  # what the running requests come to when all of them use up their budget
-        self._clock = clock
+        self.pace, self._clock = pace, clock
         self._waiting = WaitingQueue()
         self._running: dict[str, Sequence] = {}  # by request id, the oldest first
         self._by_id: dict[str, Sequence] = {}
@@ -116,7 +115,8 @@ class Scheduler:
                 prefilling.append(sequence)
             elif budget > 0:
                 budget -= self._plan(sequence, 1, planned)
-        budget = min(budget, self.pace.prompt_tokens(len(planned))) if self.pace else budget
+        if self.pace:
+            budget = min(budget, self.pace.prompt_tokens(len(planned), len(prefilling) + len(self._waiting)))
         for sequence in prefilling:
             budget -= self._plan(sequence, _num_new_tokens(sequence, budget), planned)
         # A preemption means blocks are short: admitting now would only preempt again.

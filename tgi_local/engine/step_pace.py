@@ -5,27 +5,32 @@ import math
 from tgi_local.engine.step import StepPlan
 
 # What a step beside running streams may take, in terms of one without prompts. Chunks cost little where it is small:
-# weights are read once for all tokens of a step.
-STRETCH = 3.0
-# What a step of prompts alone may take: no request that comes meanwhile waits longer for its own first chunk.
+# weights are read once for all tokens of a step. Where more requests wait than run, it may be that much longer.
+STRETCH = 2.7
+# What a step with prompts may take at most: no request that comes meanwhile waits longer for its own first chunk.
 LONGEST_PREFILL_S = 0.5
-MIN_PROMPT_TOKENS = 16
+MIN_PROMPT_TOKENS = 8
 # Until steps have been measured: short on the slowest machine, and of no account on a fast one.
 FIRST_PROMPT_TOKENS = 256
-# A step tells something of the time per token when it has at least so many.
-MIN_MEASURED_TOKENS = 32
+# A step tells something of the time per prompt token when it has at least so many.
+MIN_MEASURED_TOKENS = 8
 SMOOTHING = 0.25
 
 
 class StepPace:
-    """Owns a model of a step's duration, `base + tokens * per_token`, learnt from steps. Engine thread only.
+    """Owns a model of a step's duration, learnt from steps. Engine thread only.
+
+    seconds = base + decodes * fastest_token + prompt tokens * prompt_token: prompt tokens cost the more the longer the
+    context before them, so theirs is learnt as it goes, and the least seen stands for a decode's. The long contexts of
+    decodes are in the base, as is what a step costs however small.
 
     What is computed in a step changes when tokens come, never which.
     """
 
     def __init__(self) -> None:
         self.base_s = 0.0
-        self.per_token_s: float | None = None
+        self.fastest_token_s = math.inf
+        self.prompt_token_s: float | None = None
 
     def learn(self, plan: StepPlan, seconds: float) -> None:
         """`plan` took so long."""
@@ -34,21 +39,26 @@ class StepPace:
 
     def step_done(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
         """A step took so long."""
-        num_tokens = num_decodes + num_prompt_tokens
         if num_prompt_tokens >= MIN_MEASURED_TOKENS:
-            self.per_token_s = _smooth(self.per_token_s, max(seconds - self.base_s, 0.1 * seconds) / num_tokens)
-        elif num_prompt_tokens == 0 and num_decodes > 0 and self.per_token_s is not None:
-            self.base_s = _smooth(self.base_s or None, max(seconds - num_tokens * self.per_token_s, 0.0))
+            spent = max(seconds - self._decode_s(num_decodes), 0.1 * seconds)
+            self.prompt_token_s = _smooth(self.prompt_token_s, spent / num_prompt_tokens)
+            self.fastest_token_s = min(self.fastest_token_s, self.prompt_token_s)
+        elif num_prompt_tokens == 0 and num_decodes and self.prompt_token_s is not None:
+            self.base_s = _smooth(self.base_s or None, max(seconds - num_decodes * self.fastest_token_s, 0.0))
 
-    def prompt_tokens(self, num_decodes: int) -> int:
-        """How many of them to compute beside `num_decodes` running streams."""
-        if self.per_token_s is None:
+    def prompt_tokens(self, num_decodes: int, num_waiting: int) -> int:
+        """How many of them to compute beside `num_decodes` running streams, for `num_waiting` requests."""
+        if self.prompt_token_s is None:
             return FIRST_PROMPT_TOKENS
+        seconds = LONGEST_PREFILL_S - self._decode_s(num_decodes)
         if num_decodes:
-            seconds = (STRETCH - 1.0) * (self.base_s + num_decodes * self.per_token_s)
-        else:
-            seconds = LONGEST_PREFILL_S - self.base_s
-        return max(math.floor(seconds / self.per_token_s), MIN_PROMPT_TOKENS)
+            stretch = (STRETCH - 1.0) * max(num_waiting / num_decodes, 1.0)
+            seconds = min(seconds, stretch * self._decode_s(num_decodes))
+        return max(math.floor(seconds / self.prompt_token_s), MIN_PROMPT_TOKENS)
+
+    def _decode_s(self, num_decodes: int) -> float:
+        """Of a step of so many rows and no prompts."""
+        return self.base_s + (num_decodes * self.fastest_token_s if num_decodes else 0.0)
 
 
 def _smooth(old: float | None, new: float) -> float:
