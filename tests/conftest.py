@@ -6,13 +6,40 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import left_behind
 from tests.checkpoints import make_checkpoint
 from tests.serving import Server, running
+from tgi_local.engine.engine import Engine
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests marked `leaves_work` may leave their engines busy, those marked `logs_errors` may log tracebacks."""
+    engines: list[Engine] = []
+    create = Engine.__init__
+
+    def noted(self: Engine, *args: Any, **options: Any) -> None:
+        create(self, *args, **options)
+        engines.append(self)
+
+    monkeypatch.setattr(Engine, "__init__", noted)
+    threads, errors = left_behind.our_threads(), left_behind.ErrorLog()
+    logger = logging.getLogger("tgi_local")
+    logger.addHandler(errors)
+    yield
+    logger.removeHandler(errors)
+    left_behind.settle(lambda: left_behind.our_threads() - threads)
+    if request.node.get_closest_marker("leaves_work") is None:
+        left_behind.check_engines(engines)
+    if request.node.get_closest_marker("logs_errors") is None:
+        assert not errors.messages, f"tracebacks in the log: {errors.messages}"
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +63,12 @@ def _demo_server() -> Iterator[Server]:
 @pytest.fixture
 def tiny_server(_tiny_server: Server) -> Iterator[Server]:
     """The random model behind the API, without the page."""
-    yield _tiny_server
-    _tiny_server.wait_idle()
+    with _tiny_server.undisturbed():
+        yield _tiny_server
 
 
 @pytest.fixture
 def demo_server(_demo_server: Server) -> Iterator[Server]:
     """The built-in model with the page, as a new user starts it."""
-    yield _demo_server
-    _demo_server.wait_idle()
+    with _demo_server.undisturbed():
+        yield _demo_server

@@ -1,12 +1,15 @@
 """The whole server but the model and the sockets: service, engine thread and routes around a fake runner."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from tests import left_behind
 from tests.fakes import FakeRunner
 from tgi_local.api.context import ApiContext
 from tgi_local.api.server import create_app
@@ -43,7 +46,8 @@ class InProcess:
 
 @asynccontextmanager
 async def serving(folder: Path, *, isolates_callers: bool = False) -> AsyncIterator[InProcess]:
-    """`folder` holds a tokenizer of at least VOCAB_SIZE tokens."""
+    """`folder` holds a tokenizer of at least VOCAB_SIZE tokens. What happens here may leave nothing running."""
+    tasks = asyncio.all_tasks()
     runner = FakeRunner(num_blocks=256, block_size=4, vocab_size=VOCAB_SIZE)
     service = Service(Metrics())
     scheduler = Scheduler(SchedulerLimits(16, 64), BlockManager(runner.num_blocks, runner.block_size))
@@ -56,5 +60,16 @@ async def serving(folder: Path, *, isolates_callers: bool = False) -> AsyncItera
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         try:
             yield InProcess(service, runner, tokenizer, client, api)
+            await _settle(lambda: left_behind.busy(engine._engine))
+            await _settle(lambda: service._open or service._num_slots_taken)
         finally:
             await service.close(0)
+    await _settle(lambda: asyncio.all_tasks() - tasks - {asyncio.current_task()})
+
+
+async def _settle(what: Callable[[], object]) -> None:
+    """Wait until nothing is left of `what`."""
+    deadline = time.monotonic() + left_behind.SETTLES_WITHIN_S
+    while left := what():
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        await asyncio.sleep(0.005)

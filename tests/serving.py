@@ -73,6 +73,15 @@ class Server:
             assert time.monotonic() < deadline, f"still busy after {timeout_s} s: {busy}"
             time.sleep(0.02)
 
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """What happens here leaves the server idle, and no traceback in its log."""
+        start = len(self._lines)
+        yield
+        self.wait_idle()
+        log = "".join(self._lines[start:])
+        assert "Traceback" not in log, log
+
     def _samples(self) -> list[tuple[str, dict[str, str], float]]:
         lines = self.client.get(f"{self.url}/metrics").text.splitlines(keepends=True)
         # Buckets are most of the text and no test asks for one.

@@ -63,7 +63,7 @@ async def test_what_does_not_fit(
 async def test_no_room_for_a_single_block(
     free_bytes: int, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "free_memory_bytes", lambda device, fraction: free_bytes)
+    monkeypatch.setattr(runner, "_free_for_cache", lambda *_: free_bytes)
     line = await refused(tiny_folder, capsys)
     assert "no memory" in line and "0.0 GiB are free" in line and "--model-id" in line and "--quantize" in line
 

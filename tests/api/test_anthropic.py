@@ -350,6 +350,7 @@ async def fake(tiny_folder: Path) -> AsyncIterator[InProcess]:
         yield server
 
 
+@pytest.mark.logs_errors
 async def test_an_error_after_the_start_is_an_event(fake: InProcess) -> None:
     def fail_late(plan: StepPlan) -> None:
         if fake.runner.num_steps == 4:
@@ -363,6 +364,7 @@ async def test_an_error_after_the_start_is_an_event(fake: InProcess) -> None:
     assert "boom" not in streamed.text
 
 
+@pytest.mark.logs_errors
 async def test_an_error_before_the_answer_is_a_status(fake: InProcess) -> None:
     def fail(plan: StepPlan) -> None:
         raise RuntimeError("boom")

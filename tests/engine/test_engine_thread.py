@@ -140,6 +140,7 @@ async def test_a_request_that_can_never_fit_gets_an_error_event(box: Box) -> Non
     await box.idle()
 
 
+@pytest.mark.logs_errors
 async def test_a_failing_step_ends_its_rows_and_the_engine_goes_on() -> None:
     async with running(max_batch_size=1) as box:
 
@@ -282,6 +283,7 @@ def die(error: BaseException) -> Callable[[StepPlan], None]:
     "error",
     [SystemExit(3), KeyboardInterrupt(), FatalModelError("gone"), MemoryError("all gone"), RuntimeError("boom")],
 )
+@pytest.mark.logs_errors
 async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
     async with running(max_batch_size=1, num_blocks=200) as box:
         box.runner.before_step = lambda plan: time.sleep(0.002)
@@ -311,6 +313,7 @@ async def test_everyone_hears_of_a_dead_engine(error: BaseException) -> None:
             await collect(box.thread, make_request("late"))
 
 
+@pytest.mark.logs_errors
 async def test_a_model_that_fails_every_step_is_given_up(box: Box) -> None:
     box.runner.before_step = die(RuntimeError("boom"))
     for i in range(MAX_CONSECUTIVE_FAILURES):
@@ -322,6 +325,8 @@ async def test_a_model_that_fails_every_step_is_given_up(box: Box) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.leaves_work
+@pytest.mark.logs_errors
 async def test_a_thread_that_ends_without_a_word_is_noticed(box: Box, slow: None) -> None:
     def end(reason: str) -> list[TokenEvent]:
         raise SystemExit
@@ -338,6 +343,7 @@ async def test_a_thread_that_ends_without_a_word_is_noticed(box: Box, slow: None
         await collect(box.thread, make_request("late"))
 
 
+@pytest.mark.logs_errors
 async def test_a_request_that_can_not_even_be_queued_is_the_only_one_to_fail(box: Box, slow: None) -> None:
     class Broken:
         def start(self) -> Any:
@@ -350,6 +356,8 @@ async def test_a_request_that_can_not_even_be_queued_is_the_only_one_to_fail(box
     check_complete(others, good)
 
 
+@pytest.mark.leaves_work
+@pytest.mark.logs_errors
 async def test_an_engine_that_can_not_even_clean_up_still_tells_everyone(box: Box, slow: None) -> None:
     def broken(reason: str) -> list[TokenEvent]:
         raise RuntimeError("the bookkeeping is broken, too")

@@ -52,6 +52,7 @@ def test_places_in_one_step_are_dealt_in_turn_too() -> None:
     submit_all(engine, "a1 a2 a3 a4 b1 c1 c2")
     engine.step()
     assert started == "a1 b1 c1 a2".split()
+    run_to_end(engine)
 
 
 def test_equal_requests_are_not_overtaken() -> None:
@@ -96,6 +97,7 @@ def test_a_sibling_runs_right_after_the_prefill_it_waits_for() -> None:
     assert started[:5] == ["first", "other 0", "other 1", "other 2", "sibling"]
     assert seen[0].num_cached_tokens == 36
     assert tokens(seen) == expected_output(prompt, 4)
+    run_to_end(engine)
 
 
 def test_nobody_makes_a_sibling_wait_for_ever_by_giving_up() -> None:
@@ -112,6 +114,7 @@ def test_nobody_makes_a_sibling_wait_for_ever_by_giving_up() -> None:
         engine.cancel(f"b{i - 1}")
         engine.check_invariants()
     assert tokens(seen) == expected_output(prompt, 4)
+    run_to_end(engine)
 
 
 def test_every_sibling_of_a_crowd_is_served_when_blocks_are_short() -> None:

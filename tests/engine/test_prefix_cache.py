@@ -90,6 +90,7 @@ def test_a_request_needs_room_only_for_what_is_not_cached() -> None:
 
 
 @pytest.mark.parametrize("ending", ["cancel", "fail"])
+@pytest.mark.logs_errors
 def test_a_sibling_goes_on_where_the_first_one_ended(ending: str) -> None:
     engine, runner = make_engine(max_batch_tokens=8)
     for name in ("first", "second"):

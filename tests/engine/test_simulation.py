@@ -117,6 +117,7 @@ class TrustsWhatItFoundBefore(BlockManager):
         TrustsWhatItFoundBefore,
     ],
 )
+@pytest.mark.leaves_work
 def test_the_simulation_finds_broken_sharing(broken: type[BlockManager], check_invariants: bool, no_logs: None) -> None:
     """The negative control: by the answers alone, and by the invariants."""
     found = 0
@@ -238,6 +239,7 @@ def test_cancel_is_idempotent_at_every_stage() -> None:
     assert engine.stats().used_blocks == 0
 
 
+@pytest.mark.logs_errors
 def test_a_failing_step_ends_only_its_rows() -> None:
     engine, runner = make_engine(max_batch_size=1)
     engine.submit(make_request("bad", [1], 5))
@@ -254,6 +256,8 @@ def test_a_failing_step_ends_only_its_rows() -> None:
     assert engine.stats().used_blocks == 0
 
 
+@pytest.mark.leaves_work
+@pytest.mark.logs_errors
 def test_a_model_that_keeps_failing_stops_the_engine() -> None:
     engine, runner = make_engine(max_batch_size=1)
 
