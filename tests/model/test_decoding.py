@@ -1,15 +1,19 @@
 """From the logits of a step to its tokens: which logits belong to which row, and in how many parts."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.model import plain_sampling
-from tests.model.test_sampler import random_params, threads
+from tests.model.determinism import threads
+from tests.model.test_sampler import random_params
 from tgi_local.engine.step import StepRow
 from tgi_local.model import decoding
 from tgi_local.model.decoding import TokenChooser
+from tgi_local.model.native import library
+from tgi_local.model.native.greedy import GreedyChooser
 from tgi_local.model.runner import _target_logprobs
 from tgi_local.types import SamplingParams
 
@@ -73,3 +77,42 @@ def test_the_score_of_a_prompt_token_is_the_same_alone_and_among_others() -> Non
     assert together == pytest.approx(
         logits.double().log_softmax(-1).gather(1, torch.tensor(targets)[:, None])[:, 0].tolist()
     )
+
+
+@pytest.fixture(params=[1, 2])
+def greedy(request: pytest.FixtureRequest) -> Iterator[GreedyChooser]:
+    try:
+        kernels = library.load()
+    except library.UnavailableError as error:
+        pytest.skip(str(error))
+    team = kernels.team_create(request.param)
+    yield GreedyChooser(team)
+    kernels.team_destroy(team)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 7, 16, 300, 5003])
+def test_the_kernels_choose_the_tokens_of_the_plain_way(greedy: GreedyChooser, vocab_size: int) -> None:
+    """Equals, excluded tokens, and logits that are not numbers among them."""
+    logits = torch.randn(70, vocab_size, generator=torch.Generator().manual_seed(vocab_size)) * 4
+    logits[::3] = logits[::3].round()
+    logits[5, vocab_size // 2 :] = float("-inf")
+    logits[6] = float("-inf")
+    for row, value in ((7, "nan"), (8, "inf")):
+        logits[row, vocab_size // 2] = float(value)
+    positions = [i for i in range(70) if i % 5]
+    rows = [StepRow(f"r{i}", (1,), 0, (0,), True, SamplingParams()) for i in positions]
+    got = TokenChooser(greedy).choose(logits, positions, rows)
+    for mine, want in zip(got, plain_sampling.sample(logits[positions], rows), strict=True):
+        if want is None:
+            assert mine is None
+        else:
+            assert mine is not None and mine.id == want.id and mine.logprob == pytest.approx(want.logprob, abs=1e-5)
+    assert [greedy.choose(logits, [i])[0] for i in positions] == got, "bit for bit alone and among others"
+
+
+def test_rows_that_the_kernels_choose_for_stay_apart_from_the_others(greedy: GreedyChooser) -> None:
+    logits = torch.randn(40, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    rows = random_rows(40, seed=11)
+    got = TokenChooser(greedy).choose(logits, list(range(40)), rows)
+    want = plain_sampling.sample(logits, rows)
+    assert [token and token.id for token in got] == [token and token.id for token in want]

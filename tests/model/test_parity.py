@@ -212,15 +212,6 @@ def test_token_and_prompt_logprobs_equal_a_plain_forward_pass(
             assert event.token.top[0].id == event.token.id and len(event.token.top) == 3
 
 
-def test_seeded_sampling_is_the_same_alone_and_in_a_batch(loaded: LoadedModel, prompts: list[list[int]]) -> None:
-    sampling = [SamplingParams(temperature=1.0, top_p=0.95, top_k=50, seed=seed) for seed in range(len(prompts))]
-    requests = [make_request(i, p, sampling=s) for i, (p, s) in enumerate(zip(prompts, sampling, strict=True))]
-    together = run(make_engine(loaded), requests, random.Random(7))
-    for request in requests:
-        alone = run(make_engine(loaded), [request])
-        assert token_ids(alone[request.request_id]) == token_ids(together[request.request_id])
-
-
 def num_cached(events: list[TokenEvent]) -> int:
     return events[0].num_cached_tokens
 

@@ -3,8 +3,6 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,6 +19,7 @@ from transformers import (
 )
 
 from tests.model import plain_sampling
+from tests.model.determinism import threads
 from tgi_local.engine.step import StepRow
 from tgi_local.model import filters
 from tgi_local.model.sampler import draw, sample, uniform, warp
@@ -29,16 +28,6 @@ from tgi_local.types import SamplingParams
 VOCAB = 101
 NO_IDS = torch.zeros(1, 1, dtype=torch.long)
 NEG_INF = float("-inf")
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def random_logits(rows: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -352,12 +341,20 @@ def test_few_candidates_decide_most_rows_of_a_language_model() -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_row_is_the_same_bit_for_bit_alone_and_in_a_batch(num_threads: int) -> None:
-    """Torch shares the sum of a single long row between threads, and then it comes out otherwise than in a batch."""
     rules: list[dict[str, Any]] = [{}, {"top_k": 50}, {"top_p": 0.9}, {"typical_p": 0.9}, {"typical_p": 0.2}]
     params = [sampling(temperature=t, seed=i, **rule) for i, rule in enumerate(rules) for t in (0.7, 1.0, 2.0)]
     rows = [make_row(p) for p in [SamplingParams(), *params]]
-    logits = torch.randn(len(rows), 151_936, generator=torch.Generator().manual_seed(0)) * 3
+    logits = torch.randn(len(rows), 50_000, generator=torch.Generator().manual_seed(0)) * 3
     with threads(num_threads):
         together = sample(logits, rows)
         alone = [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
     assert together == alone
+
+
+def test_the_entropy_of_a_row_is_the_same_alone_and_in_a_batch() -> None:
+    """Torch shares the sum of a single long row between threads, and then it comes out otherwise."""
+    logprobs = (torch.randn(9, 151_936, generator=torch.Generator().manual_seed(0)) * 3).log_softmax(-1)
+    with threads(2):
+        together = filters._entropy(logprobs, logprobs.exp())
+        alone = [filters._entropy(logprobs[i : i + 1], logprobs[i : i + 1].exp()) for i in range(9)]
+    assert torch.equal(torch.cat(alone), together)

@@ -165,9 +165,8 @@ def _typical_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.
 def _entropy(logprobs: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Entropy of each row, [rows, 1]."""
     terms = logprobs * probabilities
-    if (
-        len(terms) == 1
-    ):  # torch shares the sum of a single row between threads, and it comes out otherwise than in a batch
+    if len(terms) == 1:
+        # Torch shares the sum of a single row between threads, and it comes out otherwise than in a batch.
         terms = terms.repeat(2, 1)
     return -terms.nansum(dim=-1, keepdim=True)[: len(logprobs)]
 
