@@ -182,21 +182,22 @@ def _finish(running: Running) -> None:
         # A peer that is too slow to be measured in time is no fault of ours; a check that did not end is unanswered.
         ok = None if running.section.module == "timings" else False
         return report("the section", "ended", ok=ok, note=f"after its limit of {running.limit_s:.0f} s")
-    took = time.monotonic() - running.started
     if status < 0 or status > 1:
         report("the section", "died", ok=False, note=f"exit status {status}")
-    report("time", took, "s")
 
 
 def _run_here(section: Section, options: argparse.Namespace, path: Path) -> int:
     """Run one section in this process; its exception becomes a finding."""
     report = Reporter(section.name, path)
+    started = time.monotonic()
     try:
         _function(section)(_context(options), report)
     except Exception as error:
         traceback.print_exc()
         report("the section", "failed", ok=False, note=f"{type(error).__name__}: {str(error).strip()[:300]}")
         return 1
+    finally:
+        report("time", time.monotonic() - started, "s")
     return 0
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tgi_local.engine.step import StepPlan, StepRow
-from tgi_local.model.step_inputs import ALIGNMENT, PlanReader, StepArrays, Upload
+from tgi_local.model.step_inputs import PlanReader, StepArrays
+from tgi_local.model.transfer import ALIGNMENT, Upload, to_device
 from tgi_local.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -96,3 +97,9 @@ def test_a_target_is_filled_from_its_beginning() -> None:
     earlier = first.clone()
     upload([earlier.numpy() + 1], target)
     assert torch.equal(first, earlier + 1), "the same memory"
+
+
+def test_a_few_numbers() -> None:
+    assert torch.equal(to_device([1, 2], CPU, torch.long), torch.tensor([1, 2]))
+    assert to_device([0.5], CPU, torch.float32).dtype is torch.float32
+    assert to_device(np.array([0.1]), CPU).dtype is torch.float64

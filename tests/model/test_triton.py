@@ -21,7 +21,7 @@ from tgi_local.model.attention_triton import TritonKernel
 from tgi_local.model.kv_cache import LayerShape
 
 kernel_choice.TRIED_LENS, kernel_choice.TRIED_CHUNK = (1, 20, 150), 20  # the interpreter is slow
-shapes = [LayerShape(2, 16, 16), LayerShape(1, 24, 48, has_softcap=True)]
+shapes = [LayerShape(2, 16, 16, 2, 40), LayerShape(1, 24, 48, 7, None, 20.0), LayerShape(3, 16, 16, 1)]
 for dtype, num_processors in ((torch.float32, 1), (torch.float16, 9)):  # contexts whole, and divided
     print(kernel_choice.check(TritonKernel(num_processors), shapes, dtype, torch.device("cpu")))
 """

@@ -37,7 +37,7 @@ class VarlenKernel:
         for shape in shapes:
             if shape.key_size != shape.value_size or shape.key_size % 8 or shape.key_size > MAX_HEAD_SIZE:
                 return f"it does not take heads of {shape.key_size} and {shape.value_size}"
-            if shape.has_softcap:
+            if shape.softcap is not None:
                 return "it can not cap scores"
         return None
 

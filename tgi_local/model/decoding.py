@@ -10,6 +10,7 @@ from tgi_local.model.logits import has_rule, process
 from tgi_local.model.native.greedy import GreedyChooser
 from tgi_local.model.sampler import sample
 from tgi_local.model.token_counts import CountKeeper, TokenCounts
+from tgi_local.model.transfer import to_device
 from tgi_local.types import SampledToken
 
 # Logits worked on at once by a CPU, 4 MB of them: what one rule writes is still in its cache when the next one reads.
@@ -68,4 +69,4 @@ def _select(logits: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
     first, last = positions[0], positions[-1]
     if last - first + 1 == len(positions):  # they ascend
         return logits[first : last + 1]
-    return logits[torch.tensor(positions, device=logits.device)]
+    return logits.index_select(0, to_device(positions, logits.device, torch.long))

@@ -11,7 +11,8 @@ from tgi_local.model.block_attention import BlockRows, BlockStep, Kernel
 from tgi_local.model.graphs import DecodeGraphs
 from tgi_local.model.kv_cache import KVCache
 from tgi_local.model.loader import LoadedModel
-from tgi_local.model.step_inputs import PlanReader, StepArrays, Upload
+from tgi_local.model.step_inputs import PlanReader, StepArrays
+from tgi_local.model.transfer import Upload
 
 # Contexts are gathered for this many tokens at a time: a copy of all of them could be larger than the cache.
 MAX_GATHERED_TOKENS = 1 << 16

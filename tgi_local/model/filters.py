@@ -11,6 +11,7 @@ import torch
 
 from tgi_local.model.largest import largest, sorted_values
 from tgi_local.model.rows import put_rows, take_rows
+from tgi_local.model.transfer import to_device
 from tgi_local.types import SamplingParams
 
 NEG_INF = np.float32("-inf")
@@ -122,7 +123,7 @@ def _by_all_tokens(logits: torch.Tensor, params: Sequence[SamplingParams]) -> to
 def _top_k(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
     ks = [min(p.top_k, logits.shape[-1]) for p in params]
     best = logits.topk(max(ks), dim=-1).values
-    threshold = best.gather(1, torch.tensor(ks, device=logits.device)[:, None] - 1)
+    threshold = best.gather(1, to_device(ks, logits.device)[:, None] - 1)
     return logits.masked_fill(logits < threshold, float("-inf"))
 
 
@@ -146,7 +147,7 @@ def _typical_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.
     mass = _column([p.typical_p for p in params], logits)
     vocab_size = logits.shape[1]
     threshold = torch.full_like(mass, float("nan"))
-    rows = torch.arange(len(params))
+    rows = torch.arange(len(params), device=logits.device)
     # The closest few mostly have the mass; only where they do not, the whole vocabulary is put in order.
     for count in (min(NUM_CANDIDATES, vocab_size), vocab_size):
         if count < vocab_size:
@@ -178,4 +179,4 @@ def _min_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tens
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    return to_device(values, like.device, like.dtype)[:, None]

@@ -14,7 +14,8 @@ import torch
 from tgi_local.model.attention import AttentionStep
 from tgi_local.model.block_attention import BlockRows, BlockStep, Kernel
 from tgi_local.model.kv_cache import KVCache
-from tgi_local.model.step_inputs import StepArrays, Upload, layout, view
+from tgi_local.model.step_inputs import StepArrays
+from tgi_local.model.transfer import Upload, layout, view
 
 logger = logging.getLogger(__name__)
 

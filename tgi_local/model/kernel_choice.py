@@ -55,8 +55,8 @@ def choose_kernel(shapes: Sequence[LayerShape], dtype: torch.dtype, device: torc
 def check(kernel: Kernel, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device) -> str | None:
     """Compare `kernel` with plain torch on small rows; what is wrong with it, or None."""
     plain = PlainKernel()
-    for shape in sorted({(s.num_heads, s.key_size, s.value_size, s.has_softcap) for s in shapes}):
-        for arguments in _trials(LayerShape(*shape), kernel.block_size(16), dtype, device):
+    for shape in dict.fromkeys(shapes):
+        for arguments in _trials(shape, kernel.block_size(16), dtype, device):
             error = largest_error(kernel(*arguments), plain(*arguments))
             if not error < TOLERANCE:  # not a number is no less, too
                 return f"its results are off by {error:.3g} with {arguments[-1]}"
@@ -72,22 +72,20 @@ def largest_error(got: torch.Tensor, want: torch.Tensor) -> float:
 def _trials(
     shape: LayerShape, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, BlockRows, AttentionRules]]:
-    """Arguments of a kernel: decode rows and prefill chunks, with and without a window, heads alone and in groups."""
+    """Arguments of a kernel for decode rows and for prefill chunks of such a layer."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:
         return torch.randn(size, generator=generator).to(device, dtype)
 
-    softcap = 20.0 if shape.has_softcap else None
+    rules = AttentionRules(None, shape.window, shape.softcap)
     for num_new in ((1,) * len(TRIED_LENS), tuple(min(n, TRIED_CHUNK) for n in TRIED_LENS)):
         rows = make_rows(num_new, TRIED_LENS, block_size, device)
         num_blocks = int(rows.table.max()) + 1
         keys = random(num_blocks, block_size, shape.num_heads, shape.key_size)
         values = random(num_blocks, block_size, shape.num_heads, shape.value_size)
-        for group in (1, 4):
-            query = random(sum(num_new), shape.num_heads * group, shape.key_size)
-            for window in (None, 40):
-                yield query, keys, values, rows, AttentionRules(None, window, softcap)
+        query = random(sum(num_new), shape.num_heads * shape.group, shape.key_size)
+        yield query, keys, values, rows, rules
 
 
 def make_rows(num_new: Sequence[int], lens: Sequence[int], block_size: int, device: torch.device) -> BlockRows:

@@ -10,12 +10,17 @@ from tgi_local.errors import StartupError
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer stores per token, heads x head size of keys and of values, and whether its scores are capped."""
+    """What one layer stores per token, heads x head size of keys and of values; and what its attention needs besides.
+
+    A key-value head serves `group` query heads; a query sees the last `window` tokens (None: all); `softcap` bounds scores.
+    """
 
     num_heads: int
     key_size: int
     value_size: int
-    has_softcap: bool = False
+    group: int = 1
+    window: int | None = None
+    softcap: float | None = None
 
 
 class KVCache:

@@ -196,8 +196,9 @@ class _ShapeRecorder:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rules: attention.AttentionRules
     ) -> torch.Tensor:
         num_heads = key.shape[1]
-        self.shapes[layer] = LayerShape(num_heads, key.shape[3], value.shape[3], rules.softcap is not None)
-        return value[0].transpose(0, 1).repeat_interleave(query.shape[1] // num_heads, dim=1)
+        group = query.shape[1] // num_heads
+        self.shapes[layer] = LayerShape(num_heads, key.shape[3], value.shape[3], group, rules.window, rules.softcap)
+        return value[0].transpose(0, 1).repeat_interleave(group, dim=1)
 
 
 def _silence_transformers() -> None:

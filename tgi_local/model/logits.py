@@ -5,6 +5,7 @@ that must not come yet; grammars last.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tgi_local.constraints import TokenConstraint
 from tgi_local.engine.step import StepRow
 from tgi_local.model.rows import put_rows, take_rows
 from tgi_local.model.token_counts import TokenCounts
+from tgi_local.model.transfer import to_device
 from tgi_local.model.watermark import green_list
 
 # Beyond these a repetition penalty excludes or repeats for any model, and float32 would overflow.
@@ -64,7 +66,7 @@ def _favour_green(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
         return
     indices = list(marks)
     packed = [green_list(rows[i].token_ids[-1], logits.shape[1], mark.gamma) for i, mark in marks.items()]
-    deltas = torch.tensor([[mark.delta] for mark in marks.values()], dtype=logits.dtype, device=logits.device)
+    deltas = to_device([[mark.delta] for mark in marks.values()], logits.device, logits.dtype)
     part = take_rows(logits, indices)
     put_rows(logits, indices, part + _unpack(_BITS, np.stack(packed), part) * deltas)
 
@@ -78,12 +80,12 @@ def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[To
 
     def spread(values: Sequence[float]) -> torch.Tensor:
         """One value per row to one per token of that row."""
-        return torch.from_numpy(np.repeat(np.array(values, dtype=np.float32), sizes)).to(logits.device)
+        return to_device(np.repeat(np.array(values, dtype=np.float32), sizes), logits.device)
 
     starts = np.repeat(np.array([i * logits.shape[1] for i, *_ in counted]), sizes)
-    index = torch.from_numpy(starts + np.concatenate([count.ids for *_, count in counted])).to(logits.device)
-    seen = torch.from_numpy(np.concatenate([count.seen for *_, count in counted])).to(logits.device)
-    generated = torch.from_numpy(np.concatenate([count.generated for *_, count in counted])).to(logits.device)
+    index = to_device(starts + np.concatenate([count.ids for *_, count in counted]), logits.device)
+    seen = to_device(np.concatenate([count.seen for *_, count in counted]), logits.device)
+    generated = to_device(np.concatenate([count.generated for *_, count in counted]), logits.device)
     flat = logits.view(-1)
     found = flat.index_select(0, index)
     repetition = spread(
@@ -101,8 +103,8 @@ def _penalize(logits: torch.Tensor, rows: Sequence[StepRow], counts: Sequence[To
 def _add_bias(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
     biased = [(i, token, bias) for i, row in enumerate(rows) for token, bias in row.sampling.logit_bias]
     if biased:
-        index = torch.tensor([(i, token) for i, token, _ in biased], device=logits.device).T
-        values = torch.tensor([bias for *_, bias in biased], dtype=logits.dtype, device=logits.device)
+        index = to_device([(i, token) for i, token, _ in biased], logits.device).T
+        values = to_device([bias for *_, bias in biased], logits.device, logits.dtype)
         logits.index_put_((index[0], index[1]), values, accumulate=True)
 
 
@@ -115,7 +117,7 @@ def _postpone_end(logits: torch.Tensor, rows: Sequence[StepRow]) -> None:
         if token < logits.shape[1]  # a checkpoint can name any
     ]
     if early:
-        index = torch.tensor(early, device=logits.device).T
+        index = to_device(early, logits.device).T
         logits[index[0], index[1]] = float("-inf")
 
 
@@ -139,7 +141,12 @@ def _allowed_tokens(row: StepRow, constraint: TokenConstraint) -> bytes | bytear
     return others if any(others) else allowed  # a finished grammar ends
 
 
+@cache
+def _table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return table.to(device)
+
+
 def _unpack(table: torch.Tensor, packed: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     """The number that `table` has for each bit of `packed` [rows, bytes], in the shape of `like`."""
-    index = torch.from_numpy(packed).to(like.device).flatten().int()
-    return table.to(like.device).index_select(0, index).view(len(packed), -1)[:, : like.shape[1]]
+    index = to_device(packed, like.device).flatten().int()
+    return _table_on(table, like.device).index_select(0, index).view(len(packed), -1)[:, : like.shape[1]]

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
+from tgi_local.model.transfer import to_device
+
 
 def take_rows(numbers: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """Rows of [n, ...], in this order; `numbers` itself when that is all of them. Rows ascend."""
     if len(rows) == len(numbers):
         return numbers
-    return numbers.index_select(0, torch.tensor(rows, dtype=torch.long, device=numbers.device))
+    return numbers.index_select(0, to_device(rows, numbers.device, torch.long))
 
 
 def put_rows(numbers: torch.Tensor, rows: Sequence[int], values: torch.Tensor) -> None:
@@ -17,4 +19,4 @@ def put_rows(numbers: torch.Tensor, rows: Sequence[int], values: torch.Tensor) -
     if len(rows) == len(numbers):
         numbers.copy_(values)
     else:
-        numbers.index_copy_(0, torch.tensor(rows, dtype=torch.long, device=numbers.device), values)
+        numbers.index_copy_(0, to_device(rows, numbers.device, torch.long), values)

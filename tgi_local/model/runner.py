@@ -19,6 +19,7 @@ from tgi_local.model.loader import LoadedModel
 from tgi_local.model.memory import GraphPlan, StepLimits, free_for_cache
 from tgi_local.model.native.forward import NativeForward
 from tgi_local.model.native.greedy import GreedyChooser
+from tgi_local.model.transfer import to_device
 from tgi_local.types import SampledToken, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[fl
     if not row.logprob_targets:
         return ()
     count = len(row.logprob_targets)
-    targets = torch.tensor(row.logprob_targets, dtype=torch.long, device=logits.device)
+    targets = to_device(row.logprob_targets, logits.device, torch.long)
     scored = logits[first : first + count]
     # Unlike logsumexp, which is slower, too, this is the same for a position alone and among others.
     return tuple(scored.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0].tolist())

@@ -13,6 +13,7 @@ from tgi_local.engine.step import StepRow
 from tgi_local.model.filters import Filtered, has_filter, keep_likely
 from tgi_local.model.largest import argmax
 from tgi_local.model.rows import put_rows, take_rows
+from tgi_local.model.transfer import to_device
 from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 
 # Beyond these a temperature is greedy or uniform for any model, and float32 would overflow.
@@ -32,14 +33,14 @@ def sample(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[SampledToken |
     random_rows = [i for i, p in enumerate(params) if not p.is_greedy]
     if random_rows:
         uniforms = uniform([params[i].seed for i in random_rows], [rows[i].step_index for i in random_rows])
-        _draw_rows(chosen, logprobs, left, random_rows, torch.from_numpy(uniforms).to(logits.device))
-    # NaN anywhere in a row makes its whole softmax NaN.
-    values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logprobs[:, 0]])
-    logprob_list, first_list = values.tolist()
+        _draw_rows(chosen, logprobs, left, random_rows, to_device(uniforms, logits.device))
+    # NaN anywhere in a row makes its whole softmax NaN. Float32 is exact for ids below 2**24, and one copy enough.
+    values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logprobs[:, 0], chosen.float()])
+    logprob_list, first_list, ids = values.tolist()
     tops = _top_tokens(logprobs, [p.top_n_tokens for p in params])
     return [
-        None if first != first else SampledToken(token, logprob, top)
-        for token, logprob, first, top in zip(chosen.tolist(), logprob_list, first_list, tops, strict=True)
+        None if first != first else SampledToken(int(token), logprob, top)
+        for token, logprob, first, top in zip(ids, logprob_list, first_list, tops, strict=True)
     ]
 
 
@@ -47,7 +48,7 @@ def warp(logits: torch.Tensor, params: Sequence[SamplingParams]) -> Filtered:
     """Temperature, then the filters; excluded tokens become -inf. Greedy rows are untouched, and the given tensor is."""
     temperatures = [p.temperature if not p.is_greedy else 1.0 for p in params]
     if any(t != 1.0 for t in temperatures):
-        column = torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)[:, None]
+        column = to_device(temperatures, logits.device, logits.dtype)[:, None]
         logits = logits / column.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
     rows = [i for i, p in enumerate(params) if not p.is_greedy and has_filter(p)]
     if len(rows) == len(params):
@@ -68,12 +69,12 @@ def _draw_rows(
     few = [place[row] for row in left.rows]
     if few:
         ids = left.ids.sort(dim=-1).values
-        index = draw(take_rows(logprobs, left.rows).gather(1, ids), uniforms[few])
+        index = draw(take_rows(logprobs, left.rows).gather(1, ids), take_rows(uniforms, few))
         put_rows(chosen, left.rows, ids.gather(1, index[:, None])[:, 0])
     many = sorted(set(range(len(rows))) - set(few))
     if many:
         selected = [rows[i] for i in many]
-        put_rows(chosen, selected, draw(take_rows(logprobs, selected), uniforms[many]))
+        put_rows(chosen, selected, draw(take_rows(logprobs, selected), take_rows(uniforms, many)))
 
 
 def draw(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

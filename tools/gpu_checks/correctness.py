@@ -21,11 +21,13 @@ from tools.gpu_checks.models import ARCHITECTURES, CHECKED_SIZES, Context, gener
 from tools.gpu_checks.report import Reporter
 
 LAYERS = {
-    "8B": (LayerShape(8, 128, 128), 4, None),
-    "1B": (LayerShape(8, 64, 64), 4, None),
-    "groups of 7": (LayerShape(2, 64, 64), 7, None),
-    "256 wide, window, soft cap": (LayerShape(4, 256, 256, has_softcap=True), 2, 50.0),
-    "no groups": (LayerShape(12, 96, 96), 1, None),
+    "8B": LayerShape(8, 128, 128, 4),
+    "1B": LayerShape(8, 64, 64, 4),
+    "1B, window": LayerShape(8, 64, 64, 4, window=40),
+    "groups of 7": LayerShape(2, 64, 64, 7),
+    "256 wide, soft cap": LayerShape(4, 256, 256, 2, softcap=50.0),
+    "256 wide, window, soft cap": LayerShape(4, 256, 256, 2, window=40, softcap=50.0),
+    "no groups": LayerShape(12, 96, 96, 1),
 }
 # How far below the best logit, in standard deviations of the position's logits, a chosen token may be.
 CLOSE_CALL = 0.2
@@ -39,14 +41,14 @@ def kernels(context: Context, report: Reporter) -> None:
     """Every kernel that is here, against contexts gathered for torch's own attention."""
     dtype = torch.bfloat16
     for name, kernel in _available(context):
-        for layer, (shape, group, softcap) in LAYERS.items():
+        for layer, shape in LAYERS.items():
             if context.tiny and shape.key_size > 64:
                 continue
             reason = kernel.refusal((shape,), dtype, _capability(context))
             if reason is not None:
                 report(f"{name}, {layer}", "refused", note=reason)
                 continue
-            error = max(_errors(context, kernel, shape, group, softcap))
+            error = max(_errors(context, kernel, shape))
             report(f"{name}, {layer}: largest difference", error, ok=error < kernel_choice.TOLERANCE)
 
 
@@ -66,12 +68,11 @@ def _capability(context: Context) -> tuple[int, int]:
     return torch.cuda.get_device_capability(context.device) if context.is_gpu else (0, 0)
 
 
-def _errors(context: Context, kernel: Kernel, shape: LayerShape, group: int, softcap: float | None) -> Iterable[float]:
+def _errors(context: Context, kernel: Kernel, shape: LayerShape) -> Iterable[float]:
     lens = (1, 17, 130) if context.tiny else (1, 17, 130, 700, 3000)
     chunk = 70 if context.tiny else 500
     for num_new in ((1,) * len(lens), tuple(min(length, chunk) for length in lens)):
-        for window in (None, 40):
-            yield _difference(context, kernel, shape, group, num_new, lens, AttentionRules(None, window, softcap))
+        yield _difference(context, kernel, shape, num_new, lens)
 
 
 @torch.inference_mode()
@@ -79,14 +80,13 @@ def _difference(
     context: Context,
     kernel: Kernel,
     shape: LayerShape,
-    group: int,
     num_new: Sequence[int],
     lens: Sequence[int],
-    rules: AttentionRules,
 ) -> float:
     """The largest difference between `kernel` and the gathering path, both as a step of a model uses them."""
     device, dtype, block_size = context.device, torch.bfloat16, kernel.block_size(16)
     rows = kernel_choice.make_rows(num_new, lens, block_size, device)
+    rules = AttentionRules(None, shape.window, shape.softcap)
     num_blocks = int(rows.table.max()) + 1
     torch.manual_seed(0)
     cache = KVCache((shape,), num_blocks, block_size, dtype, device)
@@ -95,7 +95,7 @@ def _difference(
     slots = _slots(rows, block_size)
     new_slots = torch.cat([context_slots[-n:] for n, context_slots in zip(num_new, slots, strict=True)])
     total = sum(num_new)
-    query = torch.randn(1, shape.num_heads * group, total, shape.key_size, dtype=dtype, device=device)
+    query = torch.randn(1, shape.num_heads * shape.group, total, shape.key_size, dtype=dtype, device=device)
     key = torch.randn(1, shape.num_heads, total, shape.key_size, dtype=dtype, device=device)
     value = torch.randn(1, shape.num_heads, total, shape.value_size, dtype=dtype, device=device)
     is_decode = max(num_new) == 1

@@ -86,19 +86,19 @@ def matmul_rate(context: Context) -> float:
 @torch.inference_mode()
 def attention(context: Context, report: Reporter) -> None:
     """Decode and prefill attention of one layer: bandwidth and operations per second of every variant that is here."""
-    shape, group = (LayerShape(2, 16, 16), 2) if context.tiny else (LayerShape(8, 128, 128), 4)
+    shape = LayerShape(2, 16, 16, 2) if context.tiny else LayerShape(8, 128, 128, 4)
     bandwidth = copy_bandwidth(context)
     cases = ((2, 64),) if context.tiny else ((1, 512), (1, 8192), (8, 2048), (32, 2048), (128, 512), (128, 2048))
     for batch, length in cases:
         moved = batch * length * bytes_per_token([shape], torch.bfloat16)
         for name, kernel in _variants(context):
-            took = device_seconds(context.device, _attention_call(context, kernel, shape, group, batch, length, 1), 20)
+            took = device_seconds(context.device, _attention_call(context, kernel, shape, batch, length, 1), 20)
             share = moved / took / bandwidth
             report(f"decode {batch} x {length}, {name}", took * 1e6, "us", note=f"{share:.0%} of the copy bandwidth")
     for new, length in ((32, 64),) if context.tiny else ((2048, 2048), (512, 8192), (64, 32_768)):
-        operations = 4 * new * (length - new / 2) * shape.num_heads * group * shape.key_size
+        operations = 4 * new * (length - new / 2) * shape.num_heads * shape.group * shape.key_size
         for name, kernel in _variants(context):
-            took = device_seconds(context.device, _attention_call(context, kernel, shape, group, 1, length, new), 10)
+            took = device_seconds(context.device, _attention_call(context, kernel, shape, 1, length, new), 10)
             report(
                 f"prefill {new} of {length}, {name}", took * 1e6, "us", note=f"{operations / took / 1e12:.0f} TFLOP/s"
             )
@@ -127,7 +127,7 @@ def _variants(context: Context) -> list[tuple[str, Kernel | None]]:
 
 
 def _attention_call(
-    context: Context, kernel: Kernel | None, shape: LayerShape, group: int, batch: int, length: int, new: int
+    context: Context, kernel: Kernel | None, shape: LayerShape, batch: int, length: int, new: int
 ) -> Callable[[], object]:
     device, rules = context.device, AttentionRules()
     block_size = kernel.block_size(16) if kernel is not None else 16
@@ -135,7 +135,7 @@ def _attention_call(
     num_blocks = int(rows.table.max()) + 1
     heads = (num_blocks, block_size, shape.num_heads, shape.key_size)
     keys, values = (torch.randn(heads, device=device).to(torch.bfloat16) for _ in range(2))
-    query = torch.randn(batch * new, shape.num_heads * group, shape.key_size, device=device).to(torch.bfloat16)
+    query = torch.randn(batch * new, shape.num_heads * shape.group, shape.key_size, device=device).to(torch.bfloat16)
     if kernel is not None:
         return lambda: kernel(query, keys, values, rows, rules)
     return _gathered_call(rows, keys, values, query, new)
