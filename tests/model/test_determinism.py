@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.checkpoints import make_checkpoint
 from tests.model import determinism
@@ -139,14 +140,14 @@ def test_the_check_notices_a_mask_that_is_off_by_one(folder: Path, monkeypatch: 
     from tgi_local.model.attention import PagedStep
 
     case = make_case(EXECUTIONS[0], folder, random_requests(20, seed=1))
-    decode_mask = PagedStep.decode_mask
+    decode_mask = PagedStep._decode_mask
 
-    def wrong(self: PagedStep, window: int | None, dtype: object) -> object:
+    def wrong(self: PagedStep, group: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         if not self._masks:
-            self.decode_lens = self.decode_lens + 1
-        return decode_mask(self, window, dtype)  # type: ignore[arg-type]
+            self.decodes = [replace(rows, lens=rows.lens + 1) for rows in self.decodes]
+        return decode_mask(self, group, window, dtype)
 
-    monkeypatch.setattr(PagedStep, "decode_mask", wrong)
+    monkeypatch.setattr(PagedStep, "_decode_mask", wrong)
     assert alone(case.runner, case.requests[:3]) == {r.request_id: case.alone[r.request_id] for r in case.requests[:3]}
     with pytest.raises(AssertionError):
         for seed in range(5):
