@@ -181,7 +181,7 @@ static void run_member(void *context, Member *member) {
 }
 
 /* Where each intermediate result lies in one stretch of memory; its size in bytes. */
-static size_t lay_out(Run *run, uint8_t *memory) {
+static size_t lay_out(Run *run, uintptr_t memory) {
   const Decoder *d = run->d;
   int attended = d->num_heads * d->cache.head_size, qkv = attended + 2 * d->cache.num_kv_heads * d->cache.head_size;
   size_t n = (size_t)run->s->num_tokens, at = 0;
@@ -211,8 +211,8 @@ static int reserve(Workspace *w, size_t size) {
 
 int decoder_run(Team *team, const Decoder *decoder, const Step *step, Workspace *workspace) {
   Run run = {.d = decoder, .s = step};
-  if (reserve(workspace, lay_out(&run, NULL))) return 1;
-  lay_out(&run, workspace->memory);
+  if (reserve(workspace, lay_out(&run, 0))) return 1;
+  lay_out(&run, (uintptr_t)workspace->memory);
   for (int r = 0; r < step->num_rows; r++) {
     for (int t = step->first[r]; t < step->first[r + 1]; t++) run.row_of[t] = r;
     for (int t = step->first[r]; t < step->first[r + 1]; t += QUERY_TOKENS) {

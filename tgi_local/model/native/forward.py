@@ -1,6 +1,5 @@
 """The forward pass by the native decoder."""
 
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +36,7 @@ class NativeForward:
         self._decoder = library.Decoder.from_buffer_copy(packed.decoder)
         self._decoder.layers = layers
         self._workspace = library.Workspace()
-        weakref.finalize(self, self._library.workspace_free, self._workspace)
+        library.when_gone(self, self._library.workspace_free, self._workspace)
 
     def logits(self, plan: StepPlan, kept: Sequence[int]) -> torch.Tensor:
         """Compute all tokens of `plan`; logits float32 [len(kept), vocabulary] of those at the offsets `kept`."""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
+from collections.abc import Callable
 from ctypes import POINTER, c_float, c_int, c_int32, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,14 @@ class UnavailableError(Exception):
     """The kernels can not be had on this machine; the message says why."""
 
 
+def when_gone(owner: object, free: Callable[..., object], *args: object) -> None:
+    """Free what the kernels hold for `owner` when it is gone, but not at exit.
+
+    Then the system takes it all, and a thread that still computes must not lose it before.
+    """
+    weakref.finalize(owner, free, *args).atexit = False
+
+
 class Pages:
     """Memory for the kernels, zeroed and in large pages; freed with this object."""
 
@@ -39,7 +48,7 @@ class Pages:
             raise MemoryError(f"{size / 2**20:.0f} MiB could not be allocated")
         self.address: int = address
         self.size = size
-        weakref.finalize(self, library.pages_free, address, size)
+        when_gone(self, library.pages_free, address, size)
 
 
 class Linear(ctypes.Structure):
@@ -191,10 +200,13 @@ def _compile(path: Path) -> None:
     if command is None:
         raise UnavailableError("no C compiler is installed (Debian and Ubuntu: apt install gcc libc6-dev)")
     logger.info("compiling the CPU kernels, once")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Into a file of its own first, so that another process never loads half a library.
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UnavailableError(f"{path.parent} can not be written: {error.strerror}") from error
     sources = [str(Path(__file__).parent / name) for name in SOURCES]
     try:
         done = subprocess.run(

@@ -33,16 +33,20 @@ typedef struct {
   uint8_t *panels;
 } Packing;
 
-/* The code of the largest magnitude is the lowest one, which has no positive counterpart: 8 or 128 steps from zero. */
+/* The code of the largest magnitude is the lowest one, which has no positive counterpart: 8 or 128 steps from zero.
+ * NaN if a weight is, or it would become a number. */
 static float scale_for(const float *weights, int count, int zero) {
   float extreme = 0.0f;
-  for (int i = 0; i < count; i++)
+  for (int i = 0; i < count; i++) {
+    if (isnan(weights[i])) return NAN;
     if (fabsf(weights[i]) > fabsf(extreme)) extreme = weights[i];
+  }
   return extreme / (float)-zero;
 }
 
 static int encode(float weight, float inverse, int zero) {
   float code = nearbyintf(weight * inverse) + (float)zero;
+  if (isnan(code)) return zero;
   return code < 0.0f ? 0 : code > (float)(2 * zero - 1) ? 2 * zero - 1 : (int)code;
 }
 
@@ -53,20 +57,20 @@ static void pack_quantized(const Packing *p, int panel, uint8_t *out) {
   for (int c = 0; c < PANEL; c++) {
     int channel = panel * PANEL + c;
     int inputs = channel < p->outputs ? p->inputs : 0;
-    const float *weights = p->weights + (size_t)channel * (size_t)p->inputs;
+    const float *weights = p->weights + (inputs ? (size_t)channel * (size_t)inputs : 0);
     float scale = scale_for(weights, inputs, zero);
     if (p->bits == 8) ((float *)end)[c] = scale;
     for (int g = 0; g < groups; g++) {
       uint8_t *group = out + (size_t)g * (size_t)group_bytes(p->bits);
-      int count = inputs - g * GROUP < GROUP ? inputs - g * GROUP : GROUP;
+      int begin = inputs ? g * GROUP : 0, count = inputs - begin < GROUP ? inputs - begin : GROUP;
       if (p->bits == 4) {
-        uint16_t rounded = to_bf16(scale_for(weights + g * GROUP, count, zero));
+        uint16_t rounded = to_bf16(scale_for(weights + begin, count, zero));
         ((uint16_t *)(group + code_bytes(4)))[c] = rounded;
         scale = from_bf16(rounded);
       }
       float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
       for (int i = 0; i < GROUP; i++) {
-        int code = i < count ? encode(weights[g * GROUP + i], inverse, zero) : zero;
+        int code = i < count ? encode(weights[begin + i], inverse, zero) : zero;
         if (p->bits == 8) group[i / 4 * PANEL * 4 + c * 4 + i % 4] = (uint8_t)code;
         else group[i / 4 * LANES * 4 + c % LANES * 4 + i % 4] |= (uint8_t)(c < LANES ? code : code << 4);
       }
@@ -103,6 +107,8 @@ void linear_pack(Team *team, int bits, int inputs, int outputs, const float *wei
 
 /* ---- Activations. */
 
+#define SMALLEST 1e-36f /* 127 divided by less than this is infinite; such values count as zero */
+
 static void quantize_group(const float *values, int count, int32_t codes[QUADS], float *scale, int32_t *sum) {
   typedef int8_t i8x16 __attribute__((vector_size(16)));
   float padded[GROUP];
@@ -117,8 +123,15 @@ static void quantize_group(const float *values, int count, int32_t codes[QUADS],
     highest = max16(max16(v[i], -v[i]), highest);
     zeros = fma16(v[i], splat(0.0f), zeros);
   }
-  float extreme = highest16(highest);
-  float inverse = extreme > 0.0f ? 127.0f / extreme : 0.0f;
+  float extreme = highest16(highest), finite = sum16(zeros);
+  /* A NaN or an infinity among the values must not become a number: its product with zero is NaN, and the scale. */
+  if (finite != 0.0f) {
+    memset(codes, 0, GROUP);
+    *scale = finite;
+    *sum = 0;
+    return;
+  }
+  float inverse = extreme > SMALLEST ? 127.0f / extreme : 0.0f;
   i32x16 total = {0};
   for (int i = 0; i < GROUP / LANES; i++) {
     /* Adding 1.5 * 2^23 leaves the nearest integer in the low bits. */
@@ -127,9 +140,7 @@ static void quantize_group(const float *values, int count, int32_t codes[QUADS],
     i8x16 narrow = __builtin_convertvector(code, i8x16);
     memcpy(codes + i * LANES / 4, &narrow, LANES);
   }
-  /* A NaN or an infinity among the values must not become a number: its product with zero is NaN, and the scale. */
-  float finite = sum16(zeros);
-  *scale = finite == 0.0f ? extreme / 127.0f : finite;
+  *scale = extreme / 127.0f;
   *sum = sum16_int(total);
 }
 
@@ -291,12 +302,15 @@ static void tile(const Linear *l, const uint8_t *panel, Upcoming next, const Act
   }
 }
 
-INLINE f32x16 silu16(f32x16 x) { return x / (splat(1.0f) + exp16(-x)); }
+/* x / (1 + e^v). Where e^v would be infinite the result is zero for any x. */
+INLINE f32x16 gate16(f32x16 x, f32x16 v) { return x / (splat(1.0f) + exp16(min16(splat(88.0f), v))); }
+
+INLINE f32x16 silu16(f32x16 x) { return gate16(x, -x); }
 
 /* x * (1 + tanh(u)) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) * (x + 0.044715 x^3). */
 INLINE f32x16 gelu_tanh16(f32x16 x) {
   f32x16 u = splat(0.7978845608028654f) * fma16(splat(0.044715f) * x * x, x, x);
-  return x / (splat(1.0f) + exp16(splat(-2.0f) * u));
+  return gate16(x, splat(-2.0f) * u);
 }
 
 /* Add a token's results of one panel to, or put them into, the PANEL places at `out`. */
@@ -345,10 +359,11 @@ static int panels_per_piece(const Member *member, int panels, int tokens) {
 #define MAX_LINES 6
 
 static Upcoming upcoming(const Linear *l, int panel, int panels, int tile, int tiles) {
-  int groups = num_groups(l->inputs), lines = (group_bytes(l->bits) / 64 + tiles - 1) / tiles;
-  if (panel >= panels || l->bits > 8 || lines > MAX_LINES) return (Upcoming){NULL, 0};
-  size_t part = (size_t)groups * (size_t)lines * 64;
-  return (Upcoming){l->panels + (size_t)panel * panel_bytes(l->bits, l->inputs) + (size_t)tile * part, lines};
+  if (panel >= panels || l->bits > 8) return (Upcoming){NULL, 0};
+  int all = group_bytes(l->bits) / 64, lines = (all + tiles - 1) / tiles, begin = tile * lines;
+  if (lines > MAX_LINES || begin >= all) return (Upcoming){NULL, 0};
+  const uint8_t *next = l->panels + (size_t)panel * panel_bytes(l->bits, l->inputs);
+  return (Upcoming){next + (size_t)num_groups(l->inputs) * (size_t)begin * 64, lines < all - begin ? lines : all - begin};
 }
 
 void linear_run(Member *member, const Linear *l, const Activations *a, int tokens, float *out, int stride,

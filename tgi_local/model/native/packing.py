@@ -1,6 +1,5 @@
 """A Transformers model -> the packed weights of the native decoder. Knows which architectures it can execute."""
 
-import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +45,10 @@ def refusal(config: Any) -> str | None:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head_size % 16 or head_size > MAX_HEAD_SIZE:
         return f"head size {head_size}"
+    if getattr(config, "mlp_bias", False):
+        return "an MLP with biases"
+    if config.intermediate_size % 16:
+        return f"an MLP of {config.intermediate_size} channels, which is no multiple of 16"
     return None
 
 
@@ -72,7 +75,10 @@ class _Packer:
         self._config = model.config.get_text_config()
         self._bits = bits
         self._is_bf16 = dtype is not torch.float32
-        self._team: int = self._library.team_create(num_threads)
+        team = self._library.team_create(num_threads)
+        if team is None:
+            raise MemoryError("no memory for threads")
+        self._team: int = team
         self._keep: list[torch.Tensor | library.Pages] = []
         self._weight_bytes = 0
 
@@ -118,7 +124,7 @@ class _Packer:
             weight_bytes=self._weight_bytes,
             _keep=self._keep,
         )
-        weakref.finalize(packed, self._library.team_destroy, self._team)
+        library.when_gone(packed, self._library.team_destroy, self._team)
         return packed
 
     def _pack_layer(self, out: library.Layer, layer: Any) -> None:
@@ -131,9 +137,6 @@ class _Packer:
             gate, up = mlp.gate_up_proj.weight.chunk(2)
         else:
             gate, up = mlp.gate_proj.weight, mlp.up_proj.weight
-        for linear in (attention.o_proj, mlp.down_proj, getattr(mlp, "gate_proj", mlp.down_proj)):
-            if linear.bias is not None and linear is not attention.o_proj:
-                raise UnavailableError("they do not know an MLP with biases")
         out.qkv = self._linear([p.weight for p in projections], [p.bias for p in projections], self._bits)
         out.output = self._linear([attention.o_proj.weight], [attention.o_proj.bias], self._bits)
         out.gate_up = self._linear([_interleave(gate, up)], None, self._bits, is_gated=True)
@@ -187,8 +190,6 @@ class _Packer:
 def _interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """Panels of 16 gate channels and the 16 up channels they go with; both [intermediate, hidden]."""
     size = gate.shape[0]
-    if size % 16:
-        raise UnavailableError(f"they do not know an MLP of {size} channels, which is no multiple of 16")
     both = torch.stack([gate.detach().view(size // 16, 16, -1), up.detach().view(size // 16, 16, -1)], dim=1)
     return both.reshape(2 * size, -1)
 

@@ -110,7 +110,7 @@ Team *team_create(int num_threads) {
   pthread_cond_init(&team->wake, NULL);
   team->threads = calloc((size_t)num_threads, sizeof(pthread_t));
   /* Where the system gives fewer threads, those there are do the work. */
-  while (team->size < num_threads && !pthread_create(&team->threads[team->size], NULL, thread_main, team)) team->size++;
+  while (team->threads && team->size < num_threads && !pthread_create(&team->threads[team->size], NULL, thread_main, team)) team->size++;
   return team;
 }
 

@@ -13,6 +13,7 @@ typedef struct {
   int holds_piece;
 } Member;
 
+/* NULL when there is no memory. */
 Team *team_create(int num_threads);
 void team_destroy(Team *team);
 int team_size(const Team *team);

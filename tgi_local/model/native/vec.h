@@ -48,13 +48,28 @@ INLINE f32x16 max16(f32x16 a, f32x16 b) {
   return select16(a > b, a, b);
 #endif
 }
+/* Per lane the lesser one; `b` where either is NaN. */
+INLINE f32x16 min16(f32x16 a, f32x16 b) {
+#ifdef __AVX512F__
+  return (f32x16)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+  return select16(a < b, a, b);
+#endif
+}
 
-#define FOLD(V, OP)                                                                                       \
-  do {                                                                                                    \
-    V = OP(V, __builtin_shufflevector(V, V, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));       \
-    V = OP(V, __builtin_shufflevector(V, V, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));       \
-    V = OP(V, __builtin_shufflevector(V, V, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));       \
-    V = OP(V, __builtin_shufflevector(V, V, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));       \
+/* GCC knows __builtin_shufflevector from version 12 on, Clang never knew the other. */
+#ifdef __clang__
+#define SHUFFLE(V, ...) __builtin_shufflevector(V, V, __VA_ARGS__)
+#else
+#define SHUFFLE(V, ...) __builtin_shuffle(V, (i32x16){__VA_ARGS__})
+#endif
+
+#define FOLD(V, OP)                                                                      \
+  do {                                                                                   \
+    V = OP(V, SHUFFLE(V, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));         \
+    V = OP(V, SHUFFLE(V, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));         \
+    V = OP(V, SHUFFLE(V, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));         \
+    V = OP(V, SHUFFLE(V, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));         \
   } while (0)
 #define PLUS(A, B) ((A) + (B))
 
