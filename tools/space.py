@@ -37,7 +37,11 @@ def space_requirements(root: Path = ROOT) -> str:
 
 def assemble(output: Path, root: Path = ROOT) -> list[Path]:
     """Write the Space's folder anew and return its files. Refuses to replace a folder that is not one."""
-    missing = [name for name in (*PARTS, "requirements.txt", "space/README.md") if not (root / name).exists()]
+    missing = [
+        name
+        for name in (*PARTS, "requirements.txt", "space/README.md", "space/packages.txt")
+        if not (root / name).exists()
+    ]
     if missing:
         raise SpaceError(f"{root} lacks {', '.join(missing)}: run this in a full checkout")
     if output.exists():
@@ -52,6 +56,7 @@ def assemble(output: Path, root: Path = ROOT) -> list[Path]:
         else:
             shutil.copy2(root / name, output / name)
     shutil.copy2(root / "space" / "README.md", output / "README.md")
+    shutil.copy2(root / "space" / "packages.txt", output / "packages.txt")  # what the CPU kernels are compiled with
     (output / "requirements.txt").write_text(space_requirements(root), encoding="utf-8")
     return sorted(path for path in output.rglob("*") if path.is_file() and path.name != MARKER)
 

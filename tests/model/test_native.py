@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from tgi_local.model.native.forward import NativeForward
 from tgi_local.model.runner import TorchRunner
 from tgi_local.types import SamplingParams
 
+README = (ROOT / "README.md").read_text()
 BITS = (4, 8, 16, 32)
 LENGTHS = (1, 5, 16, 33, 40, 70)
 BLOCKS_PER_ROW = 6
@@ -198,6 +200,13 @@ def test_a_row_that_is_no_number_ends_alone(folder: Path) -> None:
 # ---- Where they can not be used.
 
 
+def test_the_readme_names_those_they_know() -> None:
+    named = re.search(r"### On the CPU\n\n(.+?) run on C kernels", README, re.DOTALL)
+    assert named
+    names = {name.replace(" ", "") for name in re.split(r", | and ", named[1].lower())}
+    assert names == packing.MODEL_TYPES
+
+
 class Config:
     """As much of a model's config as matters."""
 
@@ -296,6 +305,9 @@ def test_without_them_transformers_modules_execute_it(
         loaded = load_on_cpu(folder, dtype="bfloat16")
     assert loaded.packed is None and loaded.info.quantize is None
     assert any("Transformers' modules" in line and reason in line for line in caplog.messages)
+    if break_machine is without_compiler:
+        promised = "executed by Transformers' modules: no C compiler is installed"
+        assert f"`{promised}`" in README and any(line.startswith(promised) for line in caplog.messages)
     with pytest.raises(StartupError) as caught:
         load_on_cpu(folder, quantize="int8")
     assert "--quantize int8" in str(caught.value) and reason in str(caught.value) and "\n" not in str(caught.value)

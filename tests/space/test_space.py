@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folder_holds_the_app_and_nothing_else(folder: Path) -> None:
     expected = {"app.py", "tgi_local", "ui", "requirements.txt", "README.md", "LICENSE", tool.MARKER}
+    expected |= {"packages.txt"}
     assert {path.name for path in folder.iterdir()} == expected
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc") or "/test" in name]
