@@ -24,7 +24,7 @@ def build(folder: Path, sanitizers: str, stress: str) -> Path | None:
     flags = [flag for flag in library.FLAGS if flag != "-O3"]
     sources = [str(SOURCES / name) for name in library.SOURCES if name != "threads.c"]
     command = [str(library.compiler()), *flags, "-O1", "-g", "-Wall", "-Wextra", f"-I{SOURCES}"]
-    command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    command += ["-Werror", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     done = subprocess.run(
         [*command, "-o", str(program), str(folder / "stress.c"), *sources, "-lm"], capture_output=True, text=True
     )

@@ -51,8 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_folder_holds_the_app_and_nothing_else(folder: Path) -> None:
-    expected = {"app.py", "tgi_local", "ui", "requirements.txt", "README.md", "LICENSE", tool.MARKER}
-    expected |= {"packages.txt"}
+    expected = {"app.py", "tgi_local", "ui", "requirements.txt", "packages.txt", "README.md", "LICENSE", tool.MARKER}
     assert {path.name for path in folder.iterdir()} == expected
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc") or "/test" in name]
@@ -283,7 +282,7 @@ def test_space_writes_nothing_into_its_own_folder(space: RunningSpace, folder: P
     written = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if "__pycache__" not in path.parts]
     assembled = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tgi_local").rglob("*")}
     assembled |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "ui").rglob("*")}
-    assembled |= {"app.py", "tgi_local", "ui", "LICENSE", "README.md", "requirements.txt", tool.MARKER}
+    assembled |= {"app.py", "tgi_local", "ui", "LICENSE", "README.md", "requirements.txt", "packages.txt", tool.MARKER}
     assert not set(written) - assembled
 
 
