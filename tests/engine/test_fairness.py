@@ -2,7 +2,7 @@
 
 import random
 
-from tests.engine.simulating import make_engine, make_request, run_to_end, serve, tokens
+from tests.engine.simulating import make_engine, make_request, run_to_end, serve, tokens, watch_plans
 from tests.fakes import FakeRunner, expected_output
 from tgi_local.engine.engine import Engine
 from tgi_local.engine.sequence import Sequence
@@ -81,6 +81,47 @@ def test_a_large_request_is_not_starved_by_small_ones() -> None:
     assert len(started) == 81
     # Once each of the others had the turn that was theirs, all waited for it.
     assert started.index("large") <= num_started + 5
+
+
+def test_no_stream_waits_for_the_prompts_of_others() -> None:
+    """16 streams, and a prompt of 13 steps every 20: each stream gets a token in every step."""
+    engine, runner = make_engine(num_blocks=2000, max_batch_size=64, max_batch_tokens=64)
+    streams = {f"stream {i}" for i in range(16)}
+    for name in streams:
+        engine.submit(make_request(name, [1, *name.encode()], 200))
+    while any(sequence.num_generated_tokens == 0 for sequence in engine._scheduler._by_id.values()):
+        engine.step()
+    plans = watch_plans(runner)
+    for i in range(100):
+        if i % 20 == 0:
+            engine.submit(make_request(f"long {i}", [500 + i, *range(1, 620)], 1))
+        assert streams <= {event.request_id for event in engine.step()[0]}
+    assert sum(plan.num_tokens > 16 for plan in plans) >= 5 * 13 - 1
+    assert all(plan.num_tokens <= 64 for plan in plans)
+    run_to_end(engine)
+
+
+def test_a_long_request_and_many_short_ones_both_get_on() -> None:
+    """In steps: the long one takes three times what it takes alone at most, a short one begins right away."""
+    long_prompt = list(range(1, 401))
+    alone, runner = make_engine(num_blocks=400, max_batch_size=16, max_batch_tokens=64)
+    serve(alone, make_request("long", long_prompt, 100))
+    engine, busy = make_engine(num_blocks=400, max_batch_size=16, max_batch_tokens=64)
+    first_token: dict[str, int] = {}
+    submitted: dict[str, int] = {}
+    engine.submit(make_request("long", long_prompt, 100))
+    finished_at = 0
+    for step in range(3 * runner.num_steps):
+        submitted[f"short {step}"] = step
+        engine.submit(make_request(f"short {step}", [step + 500, 2, 3], 5, principal="other"))
+        for event in engine.step()[0]:
+            first_token.setdefault(event.request_id, step)
+            if event.request_id == "long" and event.is_terminal:
+                finished_at = busy.num_steps
+    assert 0 < finished_at <= 3 * runner.num_steps
+    waits = [first_token[name] - at for name, at in submitted.items() if name in first_token]
+    assert len(waits) >= len(submitted) - 10 and max(waits) <= 10
+    run_to_end(engine)
 
 
 def test_a_sibling_runs_right_after_the_prefill_it_waits_for() -> None:

@@ -93,6 +93,11 @@ async def handle_bug(request: Request, error: Exception) -> Response:
     return _response(request.url.path, TgiLocalError("Internal error; the server's log has the details"))
 
 
+async def handle_disconnect(request: Request, error: Exception) -> Response:
+    """The client went before it had sent its request; nobody reads this."""
+    return Response(status_code=499)
+
+
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     """Unknown path or wrong method: TGI's empty body, OpenAI's JSON on its own routes."""
     status = getattr(error, "status_code", 404)

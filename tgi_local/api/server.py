@@ -7,7 +7,7 @@ from types import MappingProxyType
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tgi_local.api import (
@@ -20,7 +20,7 @@ from tgi_local.api import (
     routes_tgi,
 )
 from tgi_local.api.context import ApiContext
-from tgi_local.api.error_responses import handle_bug, handle_error, handle_http_exception
+from tgi_local.api.error_responses import handle_bug, handle_disconnect, handle_error, handle_http_exception
 from tgi_local.errors import StartupError, TgiLocalError
 
 ALL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -62,6 +62,7 @@ def create_app(
             app.add_api_route(path, _not_found, methods=sorted(ALL_METHODS))
     app.add_exception_handler(TgiLocalError, handle_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
+    app.add_exception_handler(ClientDisconnect, handle_disconnect)
     app.add_exception_handler(Exception, handle_bug)
     return app
 
