@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import logging
 import platform
 import subprocess
 import sys
@@ -189,6 +190,8 @@ def _finish(running: Running) -> None:
 def _run_here(section: Section, options: argparse.Namespace, path: Path) -> int:
     """Run one section in this process; its exception becomes a finding."""
     report = Reporter(section.name, path)
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("tgi_local").setLevel(logging.INFO)
     started = time.monotonic()
     try:
         _function(section)(_context(options), report)
