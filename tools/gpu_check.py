@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import logging
 import platform
 import subprocess
 import sys
@@ -172,15 +173,15 @@ def _start(section: Section, options: argparse.Namespace, path: Path, deadline: 
 def _finish(running: Running) -> None:
     """Wait for a section, end it at its limit, and note how it ended where it did not do so itself."""
     report = Reporter(running.section.name, running.path)
+    # A peer too slow to be measured in time is no fault of ours; a check that did not end is unanswered.
+    ok = None if running.section.module == "timings" else False
     if running.process is None:
-        return report("the section", "skipped", ok=False, note="no time was left for it: --only chooses sections")
+        return report("the section", "skipped", ok=ok, note="no time was left for it: --only chooses sections")
     try:
         status = running.process.wait(max(0.0, running.started + running.limit_s - time.monotonic()))
     except subprocess.TimeoutExpired:
         running.process.kill()
         running.process.wait()
-        # A peer that is too slow to be measured in time is no fault of ours; a check that did not end is unanswered.
-        ok = None if running.section.module == "timings" else False
         return report("the section", "ended", ok=ok, note=f"after its limit of {running.limit_s:.0f} s")
     if status < 0 or status > 1:
         report("the section", "died", ok=False, note=f"exit status {status}")
@@ -189,6 +190,8 @@ def _finish(running: Running) -> None:
 def _run_here(section: Section, options: argparse.Namespace, path: Path) -> int:
     """Run one section in this process; its exception becomes a finding."""
     report = Reporter(section.name, path)
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("tgi_local").setLevel(logging.INFO)
     started = time.monotonic()
     try:
         _function(section)(_context(options), report)

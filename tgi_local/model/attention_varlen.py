@@ -1,4 +1,4 @@
-"""Paged attention by torch's built-in FlashAttention (`torch.nn.attention.varlen`, with a block table since 2.12)."""
+"""Paged attention by torch's built-in FlashAttention (`torch.nn.attention.varlen`; 2.11 had no block table)."""
 
 import inspect
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ MAX_HEAD_SIZE = 256
 class VarlenKernel:
     """`varlen_attn`, one call for all rows.
 
-    A long context is never divided among programs (num_splits=1): with a block table, torch 2.12 to 2.14 leave output
-    rows unwritten when they divide it (pytorch issue 194167).
+    A long context is never divided among programs (num_splits=1): with a block table, torch 2.13 leaves rows of the
+    output unwritten when it divides one (pytorch issue 194167).
     """
 
     name = "torch's varlen_attn"
@@ -26,8 +26,9 @@ class VarlenKernel:
         return -(-wanted // BLOCK_SIZE) * BLOCK_SIZE
 
     def refusal(self, shapes: Sequence[LayerShape], dtype: torch.dtype, capability: tuple[int, int]) -> str | None:
-        if "block_table" not in _parameters():
-            return f"torch {torch.__version__} has it without a block table"
+        missing = {"block_table", "seqused_k", "num_splits"} - _parameters()
+        if missing:
+            return f"torch {torch.__version__} has it without {', '.join(sorted(missing))}"
         if not torch.backends.cuda.is_flash_attention_available():
             return "this torch was built without FlashAttention"
         if capability < (8, 0):

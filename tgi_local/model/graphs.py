@@ -189,10 +189,23 @@ class CudaCapture:
         """Raises RuntimeError when `function` waits for the device, which no graph can do."""
         self._warm_up(function)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: it is this one's calls that must be capturable.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            function()
+        before = torch.cuda.current_stream(self._device)
+        try:
+            # Other threads may use the device meanwhile: it is this one's calls that must be capturable.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                function()
+        except Exception:
+            self._clean_up(before)
+            raise
         return graph.replay
+
+    def _clean_up(self, stream: torch.cuda.Stream) -> None:
+        """After a failed capture torch leaves its stream current, and its allocator refuses to free memory."""
+        torch.cuda.set_stream(stream)
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        except (AttributeError, RuntimeError):
+            logger.debug("the allocator had ended the capture itself")
 
     def _warm_up(self, function: Callable[[], None]) -> None:
         """Once to compile kernels and allocate workspaces, once to find what waits: a failed capture costs memory."""

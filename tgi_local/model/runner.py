@@ -150,6 +150,8 @@ def build_runner(
     that this process may use, `limits` bound its steps, `graph_sizes` are the batch sizes of decode steps to capture as
     CUDA graphs (None: chosen by `limits`). Raises StartupError when it does not fit.
     """
+    if loaded.device.type == "cuda" and loaded.device != torch.device("cuda"):
+        torch.cuda.set_device(loaded.device)  # for this thread: some libraries launch on whatever device is current
     limits = limits or StepLimits(max_len=max_tokens)
     kernel = choose_kernel(loaded.layer_shapes, loaded.dtype, loaded.device)
     if kernel is not None:

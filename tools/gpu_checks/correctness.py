@@ -12,6 +12,7 @@ from tgi_local.engine.step import StepPlan, StepResult, StepRow
 from tgi_local.model import kernel_choice
 from tgi_local.model.attention import AttentionRules, DecodeRows, PagedStep, PrefillSpan
 from tgi_local.model.block_attention import BlockRows, BlockStep, Kernel, PlainKernel
+from tgi_local.model.graphs import CudaCapture
 from tgi_local.model.kv_cache import KVCache, LayerShape
 from tgi_local.model.loader import LoadedModel
 from tgi_local.model.runner import TorchRunner
@@ -40,6 +41,10 @@ NUM_OOM = 20
 def kernels(context: Context, report: Reporter) -> None:
     """Every kernel that is here, against contexts gathered for torch's own attention."""
     dtype = torch.bfloat16
+    if context.is_gpu:
+        for kind in (torch.bfloat16, torch.float32):
+            chosen = kernel_choice.choose_kernel([LAYERS["8B"]], kind, context.device)
+            report(f"chosen for {kind}", chosen.name if chosen is not None else "none", ok=chosen is not None)
     for name, kernel in _available(context):
         for layer, shape in LAYERS.items():
             if context.tiny and shape.key_size > 64:
@@ -224,6 +229,8 @@ def _gaps(teacher: Any, prompts: Sequence[Sequence[int]], outputs: Sequence[Sequ
 
 def graphs(context: Context, report: Reporter) -> None:
     """Decode steps with and without graphs: logits of the same steps, and what is captured at all."""
+    if context.is_gpu:
+        _failed_capture(context, report)
     kinds = [("llama", {}, "float32", "none"), ("llama", {}, "bfloat16", "none")]
     kinds += [(*ARCHITECTURES[5], "bfloat16", "none"), (*ARCHITECTURES[-1], "bfloat16", "none")]
     kinds += [("llama", {}, "bfloat16", method) for method in ("bitsandbytes-nf4", "bitsandbytes")]
@@ -246,6 +253,27 @@ def graphs(context: Context, report: Reporter) -> None:
         if sizes:
             plain = models.make_forward(loaded, kernel, num_tokens=4096)
             _compare(report, name, captured, plain, sizes)
+
+
+def _failed_capture(context: Context, report: Reporter) -> None:
+    """After a capture that failed midway the device computes, frees memory, and captures again."""
+    numbers, target = torch.ones(2, 1000, device=context.device)
+    for name, prepare in {"noticed before": None, "failed midway": lambda _: None}.items():
+        capture = CudaCapture(context.device)
+        if prepare is not None:
+            capture._warm_up = prepare  # type: ignore[method-assign]
+        try:
+            capture(lambda: print((numbers * 2).sum().item()))
+            outcome = "captured"
+        except RuntimeError as error:
+            outcome = str(error).splitlines()[0][:80]
+        torch.cuda.empty_cache()
+        is_default = torch.cuda.current_stream(context.device) == torch.cuda.default_stream(context.device)
+        replay = CudaCapture(context.device)(lambda: target.copy_(numbers * 3))
+        target.zero_()
+        replay()
+        is_well = is_default and target.sum().item() == 3000.0
+        report(f"a wait in a capture, {name}", "well" if is_well else "not well", "", is_well, outcome)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ import importlib.util
 import random
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -195,6 +196,8 @@ def measure_model(context: Context, report: Reporter, shape: str, nf4: bool) -> 
     report("weights read in a step", weights / 1e9, "GB")
     for batch in batches:
         _decode(context, report, loaded, runner, batch, weights, bandwidth)
+    if context.is_gpu:
+        _waits(report, runner)
     for rows, new in ((2, 16),) if context.tiny else PREFILLS:
         _prefill(context, report, loaded, runner, rows, new)
     ours = {batch: _engine_rate(context, report, runner, batch) for batch in batches}
@@ -228,6 +231,7 @@ def _start(context: Context, report: Reporter, loaded: LoadedModel, max_rows: in
         "runner built", time.perf_counter() - started, "s", note=f"{runner.num_blocks} blocks of {runner.block_size}"
     )
     forward: EagerForward = runner._forward
+    report("attention", forward._kernel.name if forward._kernel is not None else "gathered")
     captured = forward._graphs.sizes if forward._graphs is not None else ()
     report("captured sizes", ",".join(map(str, captured)) or "none")
     if context.is_gpu:
@@ -288,6 +292,28 @@ def _decode(
         eager = seconds(context.device, lambda: runner.run(plan), max(3, repeats // 3))
         forward.use_graphs(graphs)
         report(f"decode step, batch {batch}: without graphs", eager * 1e3, "ms")
+
+
+def _waits(report: Reporter, runner: Any) -> None:
+    """How often a decode step of 8 rows waits for the device: once, for its results."""
+    kinds = {"greedy": SamplingParams(), "sampled": SamplingParams(temperature=0.8, top_p=0.9, top_k=50)}
+    for name, params in kinds.items():
+        rows = _plan(8, 64, 1, runner.block_size, 128).rows
+        plan = StepPlan(tuple(_with(row, params) for row in rows))
+        runner.run(plan)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                runner.run(plan)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        count = sum("synchronizing" in str(warning.message) for warning in caught)
+        report(f"waits of a {name} decode step", count, "", ok=count == 1 if name == "greedy" else None)
+
+
+def _with(row: StepRow, params: SamplingParams) -> StepRow:
+    return StepRow(row.request_id, row.token_ids, row.start, row.block_table, row.is_sampling, params)
 
 
 def _prefill(context: Context, report: Reporter, loaded: LoadedModel, runner: Any, rows: int, new: int) -> None:
