@@ -1,5 +1,7 @@
 """Limits that can not be met are one line at the start: what was asked, what there is, and which flag to change."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from tgi_local.service import ServedModel, Service
 from tgi_local.settings import load_settings
 
 CONTEXT = 4096  # of the test checkpoint
+
+
+@pytest.fixture(autouse=True)
+def collecting_again() -> Iterator[None]:
+    """A model that was brought up is kept from the garbage collector, which the other tests' leavings are not."""
+    yield
+    gc.unfreeze()
 
 
 async def start(folder: Path, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[Service, list[int], str]:
@@ -74,6 +83,16 @@ async def test_a_cache_smaller_than_the_context_shortens_the_context(
     model = await served(tiny_folder, capsys, "--max-batch-total-tokens", "1024")
     assert (model.limits.max_total_tokens, model.limits.max_input_tokens) == (1024, 1023)
     assert model.limits.max_batch_total_tokens == 1024
+
+
+async def test_what_is_loaded_is_not_searched_for_garbage(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search through all of it would stop every stream."""
+    await refused(tiny_folder, capsys, "--max-total-tokens", "9999")
+    assert gc.get_freeze_count() == 0
+    await served(tiny_folder, capsys)
+    assert gc.get_freeze_count() > 100_000
 
 
 async def test_how_long_a_step_may_take(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

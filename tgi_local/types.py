@@ -224,8 +224,7 @@ class TokenEvent(NamedTuple):
         return self.finish_reason is not None or self.error is not None
 
 
-@dataclass(frozen=True, slots=True)
-class TextToken:
+class TextToken(NamedTuple):
     """A token as clients see it. `text` is "" while it does not complete a UTF-8 character."""
 
     id: int
@@ -283,8 +282,7 @@ class Finish:
     num_reasoning_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TextEvent:
+class TextEvent(NamedTuple):
     """News for one request as text. `text` is new content; held-back text comes with a later event.
 
     `token` is None only when an event carries nothing but flushed text.

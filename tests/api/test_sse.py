@@ -75,6 +75,24 @@ async def test_a_client_that_goes_away_closes_the_stream(monkeypatch: pytest.Mon
     assert connection.num_closed == 1 and connection.sent == [b'data: {"number":0}\n\n']
 
 
+@pytest.mark.parametrize("frame", [sse.frame({"number": 0}), sse.KEEP_ALIVE, b""])
+async def test_a_client_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, frame: bytes) -> None:
+    """Whatever it does not take: an event, a sign of life, or the end."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(sse, "STALLED_S", 0.1)
+
+    class Stalled(Connection):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if message.get("body") == frame:
+                await asyncio.sleep(60)
+
+    connection = Stalled()
+    delays = [0] if frame != sse.KEEP_ALIVE else [0, 60]
+    await asyncio.wait_for(connection.run(slow(delays)), 5)
+    assert connection.sent[-1] == frame and connection.num_closed == 1
+
+
 async def test_work_for_a_client_that_goes_away_is_cancelled() -> None:
     connection = Connection()
     cancelled = asyncio.Event()

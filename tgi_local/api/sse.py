@@ -50,59 +50,72 @@ class EventStream(Response):
         self._frames = frames
         self._close = close
         self._keep_alive_frame = keep_alive
-        self._last_sent_s = 0.0
+        self._active_s = 0.0  # when something was last given to the client's connection
+        self._is_sending = False
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         # TGI sends the bare media type.
         self.headers["content-type"] = "text/event-stream"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        keep_alive = asyncio.ensure_future(self._keep_alive(send))
+        self._active_s = asyncio.get_running_loop().time()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(ClientGoneError, OSError):
-                await _or_disconnect(self._send_frames(send), receive)
-                keep_alive.cancel()
-                async with asyncio.timeout(STALLED_S):
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await _unless(self._send_frames(send), _disconnected(receive), self._watch(send))
         finally:
-            keep_alive.cancel()
             await self._close()
 
     async def _send_frames(self, send: Send) -> None:
+        # Watched from beside: a timeout around every `send` takes a tenth of the time an event costs.
         clock = asyncio.get_running_loop().time
         async for body in self._frames:
-            async with asyncio.timeout(STALLED_S):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            self._last_sent_s = clock()
+            self._active_s = clock()
+            self._is_sending = True
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            self._is_sending = False
+        self._active_s = clock()
+        self._is_sending = True
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _keep_alive(self, send: Send) -> None:
-        """A sign of life after every idle KEEP_ALIVE_S, so that proxies and clients do not give up."""
+    async def _watch(self, send: Send) -> None:
+        """A sign of life after every idle KEEP_ALIVE_S, so that proxies and clients do not give up.
+
+        Returns once the client has taken nothing for STALLED_S.
+        """
         clock = asyncio.get_running_loop().time
-        self._last_sent_s = clock()
         while True:
-            idle_s = clock() - self._last_sent_s
-            if idle_s >= KEEP_ALIVE_S:
-                await send({"type": "http.response.body", "body": self._keep_alive_frame, "more_body": True})
-                self._last_sent_s = clock()
+            limit_s = STALLED_S if self._is_sending else KEEP_ALIVE_S
+            left_s = self._active_s + limit_s - clock()
+            if left_s > 0:
+                # No longer than either limit: what the stream does may change meanwhile.
+                await asyncio.sleep(min(left_s, STALLED_S, KEEP_ALIVE_S))
+            elif self._is_sending:
+                return
             else:
-                await asyncio.sleep(KEEP_ALIVE_S - idle_s)
+                try:
+                    async with asyncio.timeout(STALLED_S):
+                        await send({"type": "http.response.body", "body": self._keep_alive_frame, "more_body": True})
+                except OSError:  # TimeoutError is one
+                    return
+                self._active_s = clock()
 
 
 async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, unless the client goes first: then `work` is cancelled and ClientGoneError raised."""
-    return await _or_disconnect(work, request.receive)
+    return await _unless(work, _disconnected(request.receive))
 
 
-async def _or_disconnect(work: Awaitable[T], receive: Receive) -> T:
+async def _unless(work: Awaitable[T], *ends: Awaitable[None]) -> T:
+    """The result of `work`, unless one of `ends` is over first: then ClientGoneError."""
     task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(receive))
+    watchers = [asyncio.ensure_future(end) for end in ends]
     try:
-        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, *watchers], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGoneError()
         return task.result()
     finally:
-        for pending in (task, watcher):
+        for pending in (task, *watchers):
             pending.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task

@@ -43,28 +43,34 @@ class _Stop:
 class _Mailbox:
     """Events of a group of requests on their way to their consumer. Event-loop thread only."""
 
-    __slots__ = ("events", "ready", "unfinished")
+    __slots__ = ("_waiter", "events", "unfinished")
 
     def __init__(self, request_ids: Iterable[str]) -> None:
         self.unfinished = set(request_ids)
         self.events: list[TokenEvent] = []
-        self.ready = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # an asyncio.Event does the same, in twice the time
 
     def put(self, event: TokenEvent) -> None:
         self.events.append(event)
-        self.ready.set()
+        self._wake()
 
     def drop(self, request_id: str) -> None:
         """Expect nothing more of one request, and wake the consumer if it waits for that alone."""
         self.unfinished.discard(request_id)
         self.events = [event for event in self.events if event.request_id != request_id]
-        self.ready.set()
+        self._wake()
 
     async def take(self) -> list[TokenEvent]:
-        await self.ready.wait()
-        self.ready.clear()
+        """Waits for an event, or until one request less is expected; then there may be none."""
+        if not self.events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         events, self.events = self.events, []
         return events
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class EngineThread:

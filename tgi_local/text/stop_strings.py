@@ -25,6 +25,8 @@ class StopStrings:
 
         Not `may_end`: what is completed in this text does not count.
         """
+        if not self._stops:
+            return text, None
         if self._matched is not None:
             return "", self._matched
         buffer = self._tail + text
