@@ -45,6 +45,9 @@ class NativeForward:
         ids = np.fromiter((token for row in rows for token in row.token_ids), dtype=np.int64, count=sum(lengths))
         first = _int32(np.concatenate([[0], np.cumsum(lengths)]))
         start = _int32([row.start for row in rows])
+        longest = max(row.start + length for row, length in zip(rows, lengths, strict=True))
+        if longest > self._decoder.max_positions:
+            raise ValueError(f"position {longest - 1}: the model has {self._decoder.max_positions}")
         tables = [np.asarray(row.block_table, dtype=np.int32) for row in rows]
         table_at = _int32(np.concatenate([[0], np.cumsum([len(t) for t in tables])]))
         table = np.concatenate(tables)
