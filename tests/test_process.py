@@ -16,7 +16,7 @@ KEY = "secret-key"
 
 
 def test_sigterm_drains_tells_everyone_and_exits_zero(tiny_folder: Path) -> None:
-    server = Server("--model-id", str(tiny_folder), "--dtype", "float32", "--disable-ui", "-g", "5")
+    server = Server("--model-id", str(tiny_folder), "--dtype", "float32", "--disable-ui", "-g", "1")
     server.wait_ready()
     texts: dict[str, str] = {}
 

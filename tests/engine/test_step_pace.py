@@ -63,13 +63,13 @@ def test_there_is_always_some_progress() -> None:
 
 def test_a_long_prompt_is_cut_beside_a_stream_and_not_alone(learnt: StepPace) -> None:
     scheduler = Scheduler(SchedulerLimits(8, 4096), BlockManager(64, 16), pace=learnt)
-    scheduler.add(make_request("long", range(450), 5))
-    assert plan_of(scheduler).num_tokens == 450
+    scheduler.add(make_request("long", range(220), 5))
+    assert plan_of(scheduler).num_tokens == 220
     scheduler.cancel("long")
     scheduler.add(make_request("short", range(600, 610), 50))
     first = plan_of(scheduler)
     scheduler.update(first, StepResult(tuple(RowResult(SampledToken(1, 0.0)) for _ in first.rows)))
-    scheduler.add(make_request("long", range(1000, 1450), 5))
+    scheduler.add(make_request("long", range(1000, 1220), 5))
     beside = plan_of(scheduler)
     assert len(beside.rows) == 2 and beside.num_tokens == 1 + learnt.prompt_tokens(1, 1) < 30
 
