@@ -8,7 +8,7 @@ from tgi_local.engine.step import StepPlan
 # weights are read once for all tokens of a step. Where more requests wait than run, it may be that much longer.
 STRETCH = 2.7
 # What a step with prompts may take at most: no request that comes meanwhile waits longer for its own first chunk.
-LONGEST_PREFILL_S = 0.25
+LONGEST_PREFILL_S = 0.5
 MIN_PROMPT_TOKENS = 8
 # Until steps have been measured: short on the slowest machine, and of no account on a fast one.
 FIRST_PROMPT_TOKENS = 256
