@@ -3,6 +3,7 @@
 python tests/faulty_server.py --model-id FOLDER_WITH_A_TOKENIZER ...
 """
 
+import signal
 import sys
 import threading
 import time
@@ -31,11 +32,14 @@ SLOW_STEP_S = 0.01
 INFO = ModelInfo("fake", None, "float32", "cpu", None, "Fake", "cpu", 2048, False, GenerationDefaults(), frozenset())
 
 
+STRIKE = threading.Event()
+
+
 class Fault(IntEnum):
     """Tokens that bring trouble to the steps of the request whose prompt begins with them, or to all from then on.
 
-    The next token of the prompt is the number of tokens that the request gets before. Steps with any of them take
-    SLOW_STEP_S.
+    The next token of the prompt is the number of tokens that the request gets before; SIGUSR1 brings it at once. Steps
+    with any of them take SLOW_STEP_S.
     """
 
     RAISE = 400
@@ -82,7 +86,7 @@ class FaultyRunner(FakeRunner):
             num_before = row.token_ids[1] if len(row.token_ids) > 1 else 0
             self._faults[row.request_id] = Fault(row.token_ids[0]), num_before
         fault, num_before = self._faults.get(row.request_id, (None, 0))
-        return fault if row.step_index >= num_before else None
+        return fault if row.step_index >= num_before or STRIKE.is_set() else None
 
 
 def load_model(
@@ -107,5 +111,6 @@ def load_model(
 
 if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment] # it takes seconds to import, and nothing here computes
+    signal.signal(signal.SIGUSR1, lambda *_: STRIKE.set())
     assembly.load_model = load_model
     app.main()

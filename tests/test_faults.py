@@ -1,9 +1,10 @@
 """The real server around a model that fails, hangs or dies: who is told what, and how the process ends."""
 
 import asyncio
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.serving import Server
 
 PROGRAM = ("-m", "tests.faulty_server")
 STALL_S = 1.0
-NUM_SLOTS, NUM_ROWS = 64, 24
+NUM_SLOTS, NUM_ROWS = 48, 16
 # From the first that /health says of it until the process is gone.
 ENDS_WITHIN_S = 10.0
 
@@ -78,7 +79,7 @@ async def alone(server: Server, wanted: list[list[int]]) -> list[str]:
 
 @pytest.mark.parametrize("fault", [Fault.RAISE, Fault.NAN])
 async def test_one_request_that_can_not_be_computed_fails_alone(server: Server, fault: Fault) -> None:
-    wanted = prompts(10 if fault is Fault.RAISE else 100, 60)
+    wanted = prompts(10 if fault is Fault.RAISE else 100, 45)
     bad: list[int] = [fault, 3, 2]
     *good, failed = await crowd(server, [*wanted, bad])
     assert failed.status_code == 500 and failed.json()["error"]["type"] == "server_error"
@@ -150,8 +151,7 @@ async def test_who_sends_one_request_does_not_wait_for_all_of_another_client(ser
     num_greedy = 2 * NUM_ROWS + NUM_ROWS // 2
     async with client_at("127.0.0.1") as greedy, client_at(address) as modest:
         crowd = [asyncio.ensure_future(stream(greedy, f"greedy {i}", [i, 5])) for i in range(num_greedy)]
-        while server.metric("tgi_queue_size") < num_greedy - NUM_ROWS:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.metric("tgi_queue_size") == num_greedy - NUM_ROWS)
         await stream(modest, "modest", [3, 3])
         await asyncio.gather(*crowd)
     # One batch runs when it comes, and it is in the next one; first come first served would be the one after that.
@@ -167,6 +167,12 @@ async def test_want_of_memory_makes_steps_smaller_and_fails_nobody(server: Serve
     assert [text_of(response) for response in responses[1::8]] == before
     assert 1 <= server.metric("tgi_batch_max_step_tokens") <= LITTLE_MEMORY
     assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def health_of(server: Server) -> str:
@@ -193,14 +199,13 @@ def states_until_gone(server: Server) -> list[tuple[str, float]]:
 async def test_the_end_is_told_to_everyone_and_the_process_ends_with_an_error(
     servers: list[Server], number: int, fault: Fault
 ) -> None:
-    """A model that hangs, a thread that dies, and a model that fails every step; 24 requests run then, and as many wait."""
+    """A model that hangs, a thread that dies, and a model that fails every step, while requests run and wait."""
     server = servers[number].wait_ready()
-    slow: list[list[int]] = [[Fault.SLOW, 0, i] for i in range(2 * NUM_ROWS)]
-    # Running, lest it has to wait: at its 40th token it strikes.
-    fatal = asyncio.ensure_future(crowd(server, [[fault, 40]], 400))
-    while server.metric("tgi_batch_current_size") == 0:
-        await asyncio.sleep(0.01)
-    others = asyncio.ensure_future(crowd(server, slow, 400))
+    fatal = asyncio.ensure_future(crowd(server, [[fault, 399]], 400))
+    await until(lambda: server.metric("tgi_batch_current_size") == 1)  # it runs, lest it has to wait
+    others = asyncio.ensure_future(crowd(server, [[Fault.SLOW, 0, i] for i in range(2 * NUM_ROWS)], 400))
+    await until(lambda: server.metric("tgi_batch_current_size") + server.metric("tgi_queue_size") == 2 * NUM_ROWS + 1)
+    server.process.send_signal(signal.SIGUSR1)
     states = await asyncio.to_thread(states_until_gone, server)
     statuses = [response.status_code for response in [*await fatal, *await others]]
     # Those whose steps failed before the model was given up have an error of their own.
