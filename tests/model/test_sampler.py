@@ -327,6 +327,17 @@ def test_how_many_candidates_are_looked_at_changes_nothing(
         check_against_the_plain_way(1000, seed)
 
 
+@pytest.mark.parametrize("vocab_size", [1, 65, 1000])
+def test_the_filters_over_all_tokens_as_a_gpu_applies_them(vocab_size: int) -> None:
+    for seed in range(10):
+        rng = random.Random(seed)
+        params = [replace(random_params(rng), temperature=1.0) for _ in range(12)]
+        logits = torch.randn(12, vocab_size, generator=torch.Generator().manual_seed(seed)) * 3
+        if seed % 2:
+            logits = logits.bfloat16().float()
+        assert torch.equal(filters._by_all_tokens(logits, params), plain_sampling.warp(logits, params))
+
+
 def test_few_candidates_decide_most_rows_of_a_language_model() -> None:
     """Else all of this would be for nothing. Zipf's law with exponent 2, as the benchmark has it."""
     vocab_size = 20_000

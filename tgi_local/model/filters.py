@@ -16,9 +16,10 @@ from tgi_local.types import SamplingParams
 
 NEG_INF = np.float32("-inf")
 NUM_CANDIDATES = 64
-# The sum of 150 000 probabilities in float32 depends on their order by up to 2e-5 (measured). Where a smaller part of
-# that decides whether a token is in the nucleus, the row is sorted.
-MASS_TOLERANCE = 1e-4
+# What a sum of probabilities in float32 depends on their order: at most half of this in any of many distributions and
+# vocabularies measured. Where so little decides whether a token is in the nucleus, the row is sorted.
+MASS_TOLERANCE = 1e-6
+MASS_TOLERANCE_PER_TOKEN = 5e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def _nucleus_of_candidates(
     probabilities = weights / total[:, None]
     before = probabilities.cumsum(axis=1) - probabilities
     is_excluded = (top_p < 1.0) & (before >= top_p)
-    is_close = (np.abs(before - top_p) < MASS_TOLERANCE) & (values > NEG_INF)
+    tolerance = MASS_TOLERANCE + MASS_TOLERANCE_PER_TOKEN * logits.shape[1]
+    is_close = (np.abs(before - top_p) < tolerance) & (values > NEG_INF)
     is_excluded[:, 0] = is_close[:, 0] = False
     # Beyond the candidates there may be equals of the last of them, but none of what is left.
     is_inside = np.where(is_excluded, np.inf, values).min(axis=1) > bound
@@ -145,22 +147,25 @@ def _typical_p(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.
     probabilities = logprobs.exp()
     distance = (-logprobs - _entropy(logprobs, probabilities)).abs()
     mass = _column([p.typical_p for p in params], logits)
-    vocab_size = logits.shape[1]
-    threshold = torch.full_like(mass, float("nan"))
-    rows = torch.arange(len(params), device=logits.device)
-    # The closest few mostly have the mass; only where they do not, the whole vocabulary is put in order.
-    for count in (min(NUM_CANDIDATES, vocab_size), vocab_size):
-        if count < vocab_size:
-            order = largest(-distance, count)[1]
-        else:
-            order = distance[rows].argsort(dim=-1)
-        cumulative = probabilities[rows].gather(1, order).cumsum(dim=-1)
-        last = (cumulative < mass[rows]).sum(dim=-1, keepdim=True).clamp(max=count - 1)
-        threshold[rows] = distance[rows].gather(1, order.gather(1, last))
-        rows = rows[(cumulative[:, -1:] < mass[rows])[:, 0]]
-        if len(rows) == 0 or count == vocab_size:
-            break
+    if logits.device.type != "cpu":
+        threshold, _ = _reach(distance, probabilities, mass, distance.argsort(dim=-1))
+    else:  # the closest few mostly have the mass
+        nearest = largest(-distance, min(NUM_CANDIDATES, logits.shape[1]))[1]
+        threshold, is_reached = _reach(distance, probabilities, mass, nearest)
+        others = (~is_reached).nonzero()[:, 0].tolist()
+        if others:
+            far, likely, enough = (take_rows(numbers, others) for numbers in (distance, probabilities, mass))
+            put_rows(threshold, others, _reach(far, likely, enough, far.argsort(dim=-1))[0])
     return logits.masked_fill(distance > threshold, float("-inf"))
+
+
+def _reach(
+    distance: torch.Tensor, probabilities: torch.Tensor, mass: torch.Tensor, order: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far one has to go in this `order` of tokens to collect the mass, [rows, 1], and whether that is enough."""
+    cumulative = probabilities.gather(1, order).cumsum(dim=-1)
+    last = (cumulative < mass).sum(dim=-1, keepdim=True).clamp(max=order.shape[1] - 1)
+    return distance.gather(1, order.gather(1, last)), cumulative[:, -1] >= mass[:, 0]
 
 
 def _entropy(logprobs: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
