@@ -81,7 +81,9 @@ def connect(make_client: type, url: str, process: subprocess.Popen[bytes], timeo
 def test_commands_exist() -> None:
     for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
-    headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)", README, re.M)}
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)", README, re.M)
+    }
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         path, _, heading = target.partition("#")
         assert heading in headings if not path else (ROOT / path).exists(), target
