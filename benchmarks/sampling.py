@@ -30,7 +30,6 @@ class FixedForward:
 
     num_blocks = 1
     block_size = 16
-    greedy = None
 
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits

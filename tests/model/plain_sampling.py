@@ -51,10 +51,11 @@ def token_counts(history: Sequence[int], vocab_size: int) -> torch.Tensor:
 
 def _sample_row(logits: torch.Tensor, row: StepRow) -> SampledToken | None:
     p = row.sampling
-    logprobs = _warp_row(logits, p).log_softmax(dim=-1)
+    warped = _warp_row(logits, p)
+    logprobs = warped.log_softmax(dim=-1)
     if logprobs.isnan().any():
         return None
-    token = int(logprobs.argmax())
+    token = int(warped.argmax())
     if not p.is_greedy:
         cumulative = logprobs.double().exp().cumsum(dim=-1)
         target = cumulative[-1] * uniform([p.seed], [row.step_index])[0]

@@ -145,6 +145,16 @@ def test_greedy_rows_take_the_most_likely_token_and_its_logprob() -> None:
     assert [token.logprob for token in tokens if token] == pytest.approx(want.values.tolist())
 
 
+def test_a_greedy_row_tells_almost_equal_logits_apart() -> None:
+    """Also where their log-probabilities round to the same, so that to ask for alternatives changes no token."""
+    logits = torch.zeros(1, 5000)
+    logits[0, 3000] = 1e-9
+    assert logits.log_softmax(-1).unique().numel() == 1
+    for params in (SamplingParams(), SamplingParams(top_n_tokens=2)):
+        token = sample(logits, [make_row(params)])[0]
+        assert token is not None and token.id == 3000
+
+
 def test_the_logprob_is_that_of_the_distribution_drawn_from() -> None:
     logits = random_logits(1)
     params = sampling(temperature=0.7, top_k=5, seed=3)

@@ -29,7 +29,7 @@ def sample(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[SampledToken |
     left = warp(logits, params)
     # Faster than argmax and logsumexp, and each row's sum is the same in any batch and with any number of threads.
     logprobs = torch.log_softmax(left.logits, dim=-1)
-    chosen = argmax(logprobs)
+    chosen = argmax(left.logits)  # log-probabilities of almost equal logits may round to the same
     random_rows = [i for i, p in enumerate(params) if not p.is_greedy]
     if random_rows:
         uniforms = uniform([params[i].seed for i in random_rows], [rows[i].step_index for i in random_rows])
