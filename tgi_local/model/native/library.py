@@ -169,6 +169,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     )
     library.pages_create.argtypes, library.pages_create.restype = (c_size_t,), c_void_p
     library.pages_free.argtypes, library.pages_free.restype = (c_void_p, c_size_t), None
+    library.pages_return_freed.argtypes, library.pages_return_freed.restype = (), None
     library.workspace_free.argtypes, library.workspace_free.restype = (POINTER(Workspace),), None
     return library
 

@@ -125,6 +125,7 @@ class _Packer:
             _keep=self._keep,
         )
         library.when_gone(packed, self._library.team_destroy, self._team)
+        self._library.pages_return_freed()
         return packed
 
     def _pack_layer(self, out: library.Layer, layer: Any) -> None:

@@ -2,7 +2,11 @@
 #include "pages.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #define LARGE ((size_t)2 << 20)
 
@@ -24,4 +28,10 @@ void *pages_create(size_t size) {
 
 void pages_free(void *memory, size_t size) {
   if (memory) munmap(memory, size);
+}
+
+void pages_return_freed(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }

@@ -8,5 +8,7 @@
 /* NULL when there is no memory. Page-aligned. */
 void *pages_create(size_t size);
 void pages_free(void *memory, size_t size);
+/* Give back what the C library keeps of freed memory: a packed model's own weights, gigabytes of them. */
+void pages_return_freed(void);
 
 #endif
