@@ -15,7 +15,7 @@ from tests.faulty_server import LITTLE_MEMORY, Fault
 from tests.serving import Server
 
 PROGRAM = ("-m", "tests.faulty_server")
-STALL_S = 1.0
+STALL_S = 2.0
 NUM_SLOTS, NUM_ROWS = 48, 16
 # From the first that /health says of it until the process is gone.
 ENDS_WITHIN_S = 10.0
@@ -176,11 +176,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def health_of(server: Server) -> str:
-    """The state that /health tells, or `gone`."""
+    """The state that /health tells, `gone` when the process is, and `silent` when it does not answer."""
     try:
         response = httpx.get(f"{server.url}/health", timeout=5)
     except httpx.TransportError:
-        return "gone"
+        return "silent" if server.process.poll() is None else "gone"
     return "ready" if response.status_code == 200 else str(response.json()["state"])
 
 
@@ -189,7 +189,7 @@ def states_until_gone(server: Server) -> list[tuple[str, float]]:
     states = [("ready", time.monotonic())]
     while states[-1][0] != "gone":
         state = health_of(server)
-        if state != states[-1][0]:
+        if state not in (states[-1][0], "silent"):
             states.append((state, time.monotonic()))
         time.sleep(0.02)
     return states

@@ -36,7 +36,7 @@ def test_random_workloads_are_exact_and_keep_the_invariants(batch: int, no_logs:
     num_preempted = sum(step.num_preempted for step in stats)
     num_cached = sum(step.num_cached_prompt_tokens for step in stats)
     num_failed = sum(step.failed for step in stats)
-    assert num_preempted > 50 and num_cached > 1000 and num_failed > 300, "these workloads test nothing"
+    assert num_preempted > 30 and num_cached > 1000 and num_failed > 300, "these workloads test nothing"
 
 
 @pytest.mark.parametrize("max_lookups", [1, 3])
