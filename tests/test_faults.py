@@ -132,6 +132,7 @@ def can_bind(address: str) -> bool:
 
 
 @pytest.mark.skipif(not can_bind("127.0.0.2"), reason="this machine has one loopback address only")
+@pytest.mark.long  # who is read first on a busy machine says little; tests/engine/test_fairness.py has the order itself
 @pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"])
 async def test_who_sends_one_request_does_not_wait_for_all_of_another_client(server: Server, address: str) -> None:
     """The second address is the negative control: one's own requests are served as they came."""
