@@ -77,12 +77,12 @@ static void test_threads(int size, int runs) {
 #define LAYERS 2
 #define BLOCKS 24
 
-static Linear make_linear(Team *team, int bits, int inputs, int outputs, int is_gated, int has_bias) {
+static Linear make_linear(Team *team, int bits, int inputs, int outputs, int has_bias) {
   uint8_t *panels = exactly(linear_bytes(bits, inputs, outputs));
   float *weights = numbers(inputs * outputs);
   linear_pack(team, bits, inputs, outputs, weights, panels);
   free(weights);
-  return (Linear){bits, inputs, outputs, is_gated, panels, has_bias ? numbers(outputs) : NULL};
+  return (Linear){bits, inputs, outputs, panels, has_bias ? numbers(outputs) : NULL};
 }
 
 static void free_linear(Linear *l) { free((void *)l->panels), free((void *)l->bias); }
@@ -123,13 +123,13 @@ static void test_decoder(int bits, int is_bf16) {
   Layer layers[LAYERS] = {0};
   Decoder d = {LAYERS, hidden, heads, intermediate, head_size, positions, between(0, 1), 1e-5f, 0.25f, 1.0f,
                {kv_heads, head_size, is_bf16}, layers, numbers(hidden), numbers(positions * head_size / 2),
-               numbers(positions * head_size / 2), make_linear(team, bits, hidden, vocabulary, 0, 0)};
+               numbers(positions * head_size / 2), make_linear(team, bits, hidden, vocabulary, 0)};
   size_t cache = (size_t)(BLOCKS * BLOCK * kv_heads * head_size) * (is_bf16 ? 2 : 4);
   for (int i = 0; i < LAYERS; i++) {
-    layers[i] = (Layer){make_linear(team, bits, hidden, attended + 2 * kv_heads * head_size, 0, 1),
-                        make_linear(team, bits, attended, hidden, 0, 0),
-                        make_linear(team, bits, hidden, 2 * intermediate, 1, 0),
-                        make_linear(team, bits, intermediate, hidden, 0, 0),
+    layers[i] = (Layer){make_linear(team, bits, hidden, attended + 2 * kv_heads * head_size, 1),
+                        make_linear(team, bits, attended, hidden, 0),
+                        make_linear(team, bits, hidden, 2 * intermediate, 0),
+                        make_linear(team, bits, intermediate, hidden, 0),
                         numbers(hidden), numbers(hidden), i ? numbers(head_size) : NULL, i ? numbers(head_size) : NULL,
                         exactly(cache), exactly(cache), i ? between(1, 40) : 0, 1};
   }

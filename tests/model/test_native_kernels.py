@@ -83,9 +83,7 @@ class Kernels:
         """`out` [tokens, width] is written or added to; a gated one has half as many columns as the linear outputs."""
         (tokens, inputs), groups = x.shape, -(-x.shape[1] // GROUP)
         outputs = out.shape[1] * (2 if epilogue in (GATE_SILU, GATE_GELU) else 1)
-        linear = library.Linear(
-            bits, inputs, outputs, epilogue > ADD, panels.ctypes.data, None if bias is None else bias.ctypes.data
-        )
+        linear = library.Linear(bits, inputs, outputs, panels.ctypes.data, None if bias is None else bias.ctypes.data)
         codes, scales = np.empty((tokens, groups * GROUP), np.int8), np.empty((tokens, groups), np.float32)
         sums = np.empty((tokens, groups), np.int32)
         activations = Activations(x.ctypes.data, codes.ctypes.data, scales.ctypes.data, sums.ctypes.data)

@@ -58,7 +58,6 @@ class Linear(ctypes.Structure):
         ("bits", c_int32),
         ("inputs", c_int32),
         ("outputs", c_int32),
-        ("is_gated", c_int32),
         ("panels", c_void_p),
         ("bias", c_void_p),
     )

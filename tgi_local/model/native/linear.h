@@ -24,7 +24,6 @@ typedef struct {
   int32_t bits;
   int32_t inputs;
   int32_t outputs;
-  int32_t is_gated; /* a panel is 16 gate channels and 16 up channels; outputs = 2 * what it yields */
   const uint8_t *panels;
   const float *bias; /* [outputs] or NULL */
 } Linear;
@@ -38,6 +37,7 @@ typedef struct {
   int32_t *sums;        /* the same, of the codes */
 } Activations;
 
+/* The gates are for linears whose panels are 16 gate channels and the 16 up channels they go with. */
 typedef enum { STORE, ADD, GATE_SILU, GATE_GELU_TANH } Epilogue;
 
 int num_groups(int inputs);

@@ -27,8 +27,6 @@ class PackedModel:
     layers: Any  # ctypes array of library.Layer
     team: int
     vocab_size: int
-    num_threads: int
-    weight_bytes: int
     _keep: list[torch.Tensor | library.Pages] = field(default_factory=list)
 
 
@@ -80,7 +78,6 @@ class _Packer:
             raise MemoryError("no memory for threads")
         self._team: int = team
         self._keep: list[torch.Tensor | library.Pages] = []
-        self._weight_bytes = 0
 
     def pack(self, max_positions: int) -> PackedModel:
         base, config = self._model.model, self._config
@@ -120,8 +117,6 @@ class _Packer:
             layers=layers,
             team=self._team,
             vocab_size=config.vocab_size,
-            num_threads=self._library.team_size(self._team),
-            weight_bytes=self._weight_bytes,
             _keep=self._keep,
         )
         library.when_gone(packed, self._library.team_destroy, self._team)
@@ -140,7 +135,7 @@ class _Packer:
             gate, up = mlp.gate_proj.weight, mlp.up_proj.weight
         out.qkv = self._linear([p.weight for p in projections], [p.bias for p in projections], self._bits)
         out.output = self._linear([attention.o_proj.weight], [attention.o_proj.bias], self._bits)
-        out.gate_up = self._linear([_interleave(gate, up)], None, self._bits, is_gated=True)
+        out.gate_up = self._linear([_interleave(gate, up)], None, self._bits)
         out.down = self._linear([mlp.down_proj.weight], None, self._bits)
         out.attention_norm = self._norm(layer.input_layernorm)
         out.mlp_norm = self._norm(layer.post_attention_layernorm)
@@ -153,18 +148,17 @@ class _Packer:
                 _drop(module)
 
     def _linear(
-        self, weights: list[torch.Tensor], biases: list[torch.Tensor | None] | None, bits: int, is_gated: bool = False
+        self, weights: list[torch.Tensor], biases: list[torch.Tensor | None] | None, bits: int
     ) -> library.Linear:
         weight = torch.cat([w.detach().float() for w in weights]).contiguous()
         outputs, inputs = weight.shape
         panels = library.Pages(self._library.linear_bytes(bits, inputs, outputs))
         self._library.linear_pack(self._team, bits, inputs, outputs, weight.data_ptr(), panels.address)
         self._keep.append(panels)
-        self._weight_bytes += panels.size
         bias = None
         if biases is not None and biases[0] is not None:
             bias = self._pointer(torch.cat([b.detach().float() for b in biases if b is not None]))
-        return library.Linear(bits, inputs, outputs, int(is_gated), panels.address, bias)
+        return library.Linear(bits, inputs, outputs, panels.address, bias)
 
     def _norm(self, module: Any) -> int:
         weight = module.weight.detach().float()
