@@ -181,7 +181,7 @@ static void test_extremes(void) {
       int32_t sums[2];
       for (int k = 0; k < 33 * 65; k++) weights[k] = k % 3 ? values[i] : 0.0f;
       for (int k = 0; k < 65; k += 2) input[k] = values[i];
-      Linear linear = {bits, 65, 33, 0, exactly(linear_bytes(bits, 65, 33)), NULL};
+      Linear linear = {bits, 65, 33, exactly(linear_bytes(bits, 65, 33)), NULL};
       linear_pack(team, bits, 65, 33, weights, (uint8_t *)linear.panels);
       Activations a = {input, codes, scales, sums};
       quantize_tile(&a, 1, 0, 65, 0, 2);
