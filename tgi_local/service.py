@@ -35,6 +35,7 @@ from tgi_local.types import (
     ModelInfo,
     RequestParameters,
     TextEvent,
+    TokenEvent,
     TokenSpan,
 )
 from tgi_local.validation import build_request, check_parameters, with_new_seed
@@ -200,8 +201,9 @@ class Service:
         """The fold of the stream, one Generation per request, in their order."""
         generations = [Generation(request) for request in requests]
         async with self.open(requests) as stream:
-            async for index, event in stream:
-                generations[index].add(event)
+            async for batch in stream:
+                for index, event in batch:
+                    generations[index].add(event)
         return generations
 
     async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
@@ -292,7 +294,7 @@ class _CountFailures:
 class OpenGeneration:
     """Owns the slots of a group of requests and their text streams. Iterate once; close always.
 
-    Yields (index of the request in the group, event). Closing early cancels what still runs.
+    Yields lists of (index of the request in the group, event). Closing early cancels what still runs.
     """
 
     def __init__(self, service: Service, model: ServedModel, requests: Sequence[GenerationRequest]) -> None:
@@ -300,7 +302,7 @@ class OpenGeneration:
         self._engine = model.engine
         self._requests = requests
         self._num_open = len(requests)
-        self._events: AsyncGenerator[tuple[int, TextEvent]] | None = None
+        self._batches: AsyncGenerator[list[tuple[int, TextEvent]]] | None = None
         now = time.monotonic()
         tags = model.template.thinking_tags
         self._streams = {
@@ -314,32 +316,30 @@ class OpenGeneration:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, TextEvent]]:
-        self._events = self._run()
-        return self._events
+    def __aiter__(self) -> AsyncIterator[list[tuple[int, TextEvent]]]:
+        self._batches = self._run()
+        return self._batches
 
     async def aclose(self) -> None:
         """Idempotent."""
-        if self._events is not None:
-            await self._events.aclose()
+        if self._batches is not None:
+            await self._batches.aclose()
         self._service.forget(self)
         self._service.release(self._num_open)
         dropped, self._num_open = self._num_open, 0
         for _ in range(dropped):
             self._service.metrics.request_failed("dropped")
 
-    async def _run(self) -> AsyncGenerator[tuple[int, TextEvent]]:
+    async def _run(self) -> AsyncGenerator[list[tuple[int, TextEvent]]]:
         try:
             async with aclosing(self._engine.submit(self._requests)) as batches:
                 async for batch in batches:
-                    for token_event in batch:
-                        if token_event.request_id not in self._streams:
-                            continue
-                        index, stream = self._streams[token_event.request_id]
-                        event = stream.step(token_event)
-                        if event.finish is not None:
-                            self._finished(token_event.request_id, event.finish)
-                        yield index, event
+                    events: list[tuple[int, TextEvent]] = []
+                    try:
+                        self._step(batch, events)
+                    finally:
+                        if events:  # what came before an error counts, too
+                            yield events
                     if not self._streams:
                         return
         except (GenerationError, NotReadyError):
@@ -353,6 +353,17 @@ class OpenGeneration:
         if self._streams:
             self._failed("incomplete")
             raise IncompleteGenerationError()
+
+    def _step(self, batch: Sequence[TokenEvent], events: list[tuple[int, TextEvent]]) -> None:
+        """Append a batch's text events to `events`. Raises the error of an error event."""
+        for token_event in batch:
+            if token_event.request_id not in self._streams:
+                continue
+            index, stream = self._streams[token_event.request_id]
+            event = stream.step(token_event)
+            if event.finish is not None:
+                self._finished(token_event.request_id, event.finish)
+            events.append((index, event))
 
     def _finished(self, request_id: str, finish: Finish) -> None:
         del self._streams[request_id]

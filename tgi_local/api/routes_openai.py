@@ -135,12 +135,16 @@ async def _stream_frames(
     usage_chunk: Callable[[Usage], dict[str, Any]] | None,
 ) -> AsyncIterator[bytes]:
     try:
-        async for index, event in stream:
-            if event.finish is not None:
-                usage.add_completion(index, event.finish)
-            chunk = make_chunk(index, event)
-            if chunk is not None:
-                yield frame(chunk)
+        async for batch in stream:
+            frames = []
+            for index, event in batch:
+                if event.finish is not None:
+                    usage.add_completion(index, event.finish)
+                chunk = make_chunk(index, event)
+                if chunk is not None:
+                    frames.append(frame(chunk))
+            if frames:
+                yield b"".join(frames)
         if usage_chunk is not None:
             yield frame(usage_chunk(usage))
     except TgiLocalError as error:

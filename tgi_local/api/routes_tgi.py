@@ -119,10 +119,13 @@ async def _stream_frames(
     text = native.prompt_text if full_text else ""
     position = 0
     try:
-        async for _, event in stream:
-            position += 1
-            text += event.text
-            yield frame(stream_event(event, position, text if event.finish else None, native, body))
+        async for batch in stream:
+            frames = []
+            for _, event in batch:
+                position += 1
+                text += event.text
+                frames.append(frame(stream_event(event, position, text if event.finish else None, native, body)))
+            yield b"".join(frames)
     except TgiLocalError as error:
         yield frame(native_body(error))
 

@@ -55,9 +55,10 @@ def streamed_answer(
 async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer) -> Generation:
     generation = Generation(native)
     async with service.open([native]) as stream:
-        async for _, event in stream:
-            answer.step(event)
-            generation.add(event)
+        async for batch in stream:
+            for _, event in batch:
+                answer.step(event)
+                generation.add(event)
     return generation
 
 
@@ -67,9 +68,8 @@ async def _frames(
     try:
         for data in answer.begin():
             yield typed_frame(data)
-        async for _, event in stream:
-            # One piece per token: events of one step are not worth a packet each.
-            if body := b"".join(typed_frame(data) for data in answer.step(event)):
+        async for batch in stream:
+            if body := b"".join(typed_frame(data) for _, event in batch for data in answer.step(event)):
                 yield body
     except TgiLocalError as error:
         yield typed_frame(fail(error))
