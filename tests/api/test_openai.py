@@ -279,3 +279,26 @@ def test_unknown_route_and_wrong_method(tiny_server: Server) -> None:
     assert missing.status_code == 404 and missing.json()["error"]["type"] == "invalid_request_error"
     wrong = tiny_server.client.get(f"{tiny_server.url}/v1/chat/completions")
     assert wrong.status_code == 405 and wrong.json()["error"]["message"] == "Method not allowed"
+
+
+def test_best_of_answers_with_the_likeliest_of_each_prompt(tiny_server: Server) -> None:
+    body = {"prompt": ["count", "again"], "n": 2, "best_of": 5, "logprobs": 0, "seed": 7, "temperature": 1.5}
+    answer = complete(tiny_server, **body).json()
+    everything = complete(tiny_server, **{**body, "n": 5}).json()
+
+    def mean_logprob(choice: dict[str, Any]) -> float:
+        values = choice["logprobs"]["token_logprobs"]
+        return sum(values) / len(values)
+
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    for prompt in range(2):
+        samples = sorted(everything["choices"][prompt * 5 : prompt * 5 + 5], key=mean_logprob, reverse=True)
+        texts = [choice["text"] for choice in answer["choices"][prompt * 2 : prompt * 2 + 2]]
+        assert texts == [choice["text"] for choice in samples[:2]]
+    assert answer["usage"] == everything["usage"], "all samples were generated"
+
+
+@pytest.mark.parametrize("fields", [{"n": 3, "best_of": 2}, {"best_of": 2, "stream": True}])
+def test_best_of_that_can_not_be(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = complete(tiny_server, **fields)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "best_of"

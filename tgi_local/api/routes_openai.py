@@ -95,12 +95,12 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     parameters = completion_parameters(body, model.info.generation_defaults)
     if len(body.prompts) > model.limits.max_client_batch_size:
         raise BatchSizeError(model.limits.max_client_batch_size)
-    usage = Usage(body.num_choices)
+    usage = Usage(body.num_samples)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
         native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
         usage.add_prompt(native)
-        requests += siblings(native, body.num_choices)
+        requests += siblings(native, body.num_samples)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)
     if body.stream:
         stream = api.service.open(requests)

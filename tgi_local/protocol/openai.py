@@ -130,6 +130,11 @@ class CompletionRequest(CommonFields):
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
     @property
+    def num_samples(self) -> int:
+        """Per prompt; the likeliest `num_choices` of them are the answer."""
+        return self.best_of or self.num_choices
+
+    @property
     def prompts(self) -> list[str | list[int]]:
         if isinstance(self.prompt, str):
             return [self.prompt]
@@ -177,8 +182,10 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
     """Raises RequestError for what this server does not honour."""
     if body.suffix is not None:
         raise SuffixError()
-    if body.best_of is not None and body.best_of != body.num_choices:
-        raise UnsupportedError("`best_of` other than `n` is not supported; use `n`, or /generate", param="best_of")
+    if body.num_samples < body.num_choices:
+        raise ValidationError("`best_of` must be at least `n`", param="best_of")
+    if body.stream and body.num_samples > body.num_choices:
+        raise ValidationError("`best_of` greater than `n` is not supported when streaming", param="best_of")
     return _parameters(
         body,
         defaults,

@@ -133,7 +133,8 @@ class CompletionAnswer:
         self._offsets: dict[int, int] = {}
 
     def object(self, generations: Sequence[Generation], usage: Usage) -> dict[str, Any]:
-        choices = [self._choice(index, generation) for index, generation in enumerate(generations)]
+        likeliest = _likeliest(generations, self._body.num_samples, self._body.num_choices)
+        choices = [self._choice(index, generation) for index, generation in enumerate(likeliest)]
         return {**self._head, "choices": choices, "usage": usage.as_dict()}
 
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
@@ -177,6 +178,17 @@ class CompletionAnswer:
             "top_logprobs": [_top_map(token) for token in tokens] if with_top else None,
             "text_offset": offsets,
         }
+
+
+def _likeliest(generations: Sequence[Generation], num_samples: int, count: int) -> list[Generation]:
+    """Of each prompt's `num_samples` the `count` with the highest mean log-probability; all of them as they came."""
+    if num_samples == count:
+        return list(generations)
+    chosen: list[Generation] = []
+    for start in range(0, len(generations), num_samples):
+        samples = generations[start : start + num_samples]
+        chosen += sorted(samples, key=lambda generation: -generation.mean_logprob)[:count]
+    return chosen
 
 
 def models_response(info: ModelInfo, max_total_tokens: int) -> dict[str, Any]:
