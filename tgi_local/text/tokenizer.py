@@ -41,6 +41,8 @@ class TextTokenizer:
         )
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_token_ids: tuple[int, ...] = _as_ids(transformers_tokenizer.eos_token_id)
+        # Those that the tokenizer puts before every text, such as BOS.
+        self.num_leading_ids = _place(self._encode("a", False, False), self._encode("a", True, False))
         self._anchor_ids = self._encode(_ANCHOR, False, False)
         self._prefixes_text = self._encode("a", False, False) != self._encode_after_anchor("a", literal=False)
         self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
@@ -184,6 +186,12 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     literal: Tokenizer = Tokenizer.from_str(json.dumps(description))
     literal.encode_special_tokens = True
     return literal
+
+
+def _place(part: Sequence[int], whole: Sequence[int]) -> int:
+    """Where `part` begins in `whole`; 0 when it is not there."""
+    places = (start for start in range(len(whole)) if whole[start : start + len(part)] == part)
+    return next(places, 0)
 
 
 def _as_ids(token_id: int | Sequence[int] | None) -> tuple[int, ...]:
