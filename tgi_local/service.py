@@ -189,9 +189,14 @@ class Service:
             )
         )
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+    async def tokenize(self, text: str) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer
-        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
+
+    async def tokenize_chat(self, prompt: RenderedPrompt) -> list[TokenSpan]:
+        """The tokens that the model gets for a rendered conversation."""
+        template = self.model.template
+        return await self._in_worker(lambda: template.spans(prompt))
 
     def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
         """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""

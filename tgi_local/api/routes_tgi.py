@@ -68,7 +68,7 @@ async def chat_tokenize(request: Request) -> Response:
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
     prompt = await service.render_chat(to_messages(body), to_tools(body.offered_tools), switches)
-    spans = await service.tokenize(prompt.text, add_special_tokens=False)
+    spans = await service.tokenize_chat(prompt)
     answer = {"tokenize_response": tokenize_response(spans), "templated_text": prompt.text}
     return Response(orjson.dumps(answer), media_type="application/json")
 
