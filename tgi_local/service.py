@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -38,14 +38,12 @@ from tgi_local.types import (
     TokenEvent,
     TokenSpan,
 )
-from tgi_local.validation import build_request, check_parameters, with_new_seed
+from tgi_local.validation import build_request, check_length, check_parameters, checked_ids, with_new_seed
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
-MAX_CHARACTERS_PER_TOKEN = 64
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
@@ -126,23 +124,35 @@ class Service:
             return ServiceState("stalled", f"no progress for {self._model.engine.stalled_for_s():.0f} s")
         return self._state
 
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too."""
+        try:
+            yield
+        except RequestError:
+            with self._counting():
+                raise
+
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
         """The native request for a raw prompt, as text or token ids. Raises RequestError."""
         model = self.model
-        with self._counting_failures():
+        num_leading_ids = 0
+        with self._counting():
             check_parameters(parameters, model.limits)
             if not isinstance(prompt, str):
-                token_ids = _checked_ids(prompt, model.limits.vocab_size)
+                token_ids = checked_ids(prompt, model.limits.vocab_size)
                 text = await self._in_worker(lambda: model.tokenizer.decode(token_ids, skip_special_tokens=False))
             else:
                 if not prompt:
                     raise ValidationError("`inputs` cannot be empty", param="inputs")
                 text = prompt
-                _check_length(prompt, model.limits)
+                if parameters.truncate is None:
+                    check_length(prompt, model.limits)
                 token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
-            return await self._build(parameters, text, token_ids, received_s, caller)
+                num_leading_ids = model.tokenizer.num_leading_ids
+            return await self._build(parameters, text, token_ids, received_s, caller, num_leading_ids)
 
     async def prepare_chat(
         self,
@@ -155,7 +165,7 @@ class Service:
     ) -> GenerationRequest:
         """The native request for a conversation. Raises RequestError."""
         model = self.model
-        with self._counting_failures():
+        with self._counting():
             check_parameters(parameters, model.limits)
             prompt = await self.render_chat(messages, tools, template_kwargs)
             return await self._build(parameters, prompt.text, prompt.token_ids, received_s, caller)
@@ -169,7 +179,7 @@ class Service:
         """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
         model = self.model
         continues = bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
-        _check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
+        check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
         return await self._in_worker(
             lambda: model.template.render(
                 messages,
@@ -180,9 +190,14 @@ class Service:
             )
         )
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+    async def tokenize(self, text: str) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer
-        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
+
+    async def tokenize_chat(self, prompt: RenderedPrompt) -> list[TokenSpan]:
+        """The tokens that the model gets for a rendered conversation."""
+        template = self.model.template
+        return await self._in_worker(lambda: template.spans(prompt))
 
     def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
         """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
@@ -234,10 +249,18 @@ class Service:
         self._open.discard(generation)
 
     async def _build(
-        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float, caller: Caller
+        self,
+        parameters: RequestParameters,
+        text: str,
+        token_ids: Sequence[int],
+        received_s: float,
+        caller: Caller,
+        num_leading_ids: int = 0,
     ) -> GenerationRequest:
         model = self.model
-        request = build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+        request = build_request(
+            parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s, num_leading_ids
+        )
         request = replace(request, principal=caller.principal, cache_salt=caller.cache_salt)
         source, grammars = parameters.grammar, model.grammars
         if source is None:
@@ -270,25 +293,15 @@ class Service:
                 raise TimeoutError
         return working.result()
 
-    def _counting_failures(self) -> "_CountFailures":
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count a request, and when it is refused, under which cause."""
         self.metrics.request_received()
-        return _CountFailures(self.metrics)
-
-
-class _CountFailures:
-    """Counts a refused request under its cause."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, TemplateError):
-            self._metrics.request_failed("template")
-        elif isinstance(error, RequestError):
-            self._metrics.request_failed("validation")
+        try:
+            yield
+        except RequestError as error:
+            self.metrics.request_failed("template" if isinstance(error, TemplateError) else "validation")
+            raise
 
 
 class OpenGeneration:
@@ -386,18 +399,3 @@ def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     while len(requests) < count:
         requests.append(with_new_seed(requests[-1]))
     return requests
-
-
-def _check_length(text: str, limits: Limits) -> None:
-    if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
-        raise ValidationError(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
-            param="inputs",
-            code="context_length_exceeded",
-        )
-
-
-def _checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
-    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
-        raise ValidationError(f"`prompt` token ids must be from 0 to {vocab_size - 1}", param="prompt")
-    return list(token_ids)

@@ -28,11 +28,14 @@ async def messages(request: Request) -> Response:
     body = parse(MessagesRequest, await read_json(request))
     service = context(request).service
     model = service.model
-    chat = to_chat(body)
+    with service.translating():
+        chat = to_chat(body)
+        messages = to_messages(chat)
+        parameters = chat_parameters(chat, model.info.generation_defaults)
     native = await service.prepare_chat(
-        to_messages(chat),
+        messages,
         to_tools(chat.offered_tools),
-        chat_parameters(chat, model.info.generation_defaults),
+        parameters,
         received_s,
         template_kwargs(body, model.template.thinking_tags is not None, model.template.reads),
         caller=caller_of(request),

@@ -71,11 +71,12 @@ async def retrieve_model(request: Request, model_id: str) -> Response:
 async def answer_chat(request: Request, body: ChatRequest, received_s: float) -> Response:
     api = context(request)
     info = api.service.model.info
-    parameters = chat_parameters(body, info.generation_defaults)
-    tools = to_tools(body.offered_tools)
     switches = template_kwargs(body, api.service.model.template.reads)
+    with api.service.translating():
+        parameters = chat_parameters(body, info.generation_defaults)
+        messages = to_messages(body)
     native = await api.service.prepare_chat(
-        to_messages(body), tools, parameters, received_s, switches, caller=caller_of(request)
+        messages, to_tools(body.offered_tools), parameters, received_s, switches, caller=caller_of(request)
     )
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
@@ -85,16 +86,17 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
         stream = api.service.open(requests)
         usage_chunk = answer.usage_chunk if body.include_usage else None
         frames = _stream_frames(stream, answer.chunk, usage, usage_chunk)
-        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native]))
-    return await _whole_answer(request, requests, usage, answer.object)
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native.prompt_text]))
+    return await _whole_answer(request, requests, usage, answer.object, is_chat=True)
 
 
 async def answer_completions(request: Request, body: CompletionRequest, received_s: float) -> Response:
     api = context(request)
     model = api.service.model
-    parameters = completion_parameters(body, model.info.generation_defaults)
-    if len(body.prompts) > model.limits.max_client_batch_size:
-        raise BatchSizeError(model.limits.max_client_batch_size)
+    with api.service.translating():
+        parameters = completion_parameters(body, model.info.generation_defaults)
+        if len(body.prompts) > model.limits.max_client_batch_size:
+            raise BatchSizeError(model.limits.max_client_batch_size)
     usage = Usage(body.num_samples)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
@@ -106,8 +108,9 @@ async def answer_completions(request: Request, body: CompletionRequest, received
         stream = api.service.open(requests)
         usage_chunk = answer.usage_chunk if body.include_usage else None
         frames = _stream_frames(stream, lambda i, event: answer.chunk(i, event, requests[i]), usage, usage_chunk)
-        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, requests))
-    return await _whole_answer(request, requests, usage, answer.object)
+        texts = [native.prompt_text for native in requests[:: body.num_choices]]
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, texts))
+    return await _whole_answer(request, requests, usage, answer.object, is_chat=False)
 
 
 async def _whole_answer(
@@ -115,6 +118,8 @@ async def _whole_answer(
     requests: list[GenerationRequest],
     usage: Usage,
     make_object: Callable[[Any, Usage], dict[str, Any]],
+    *,
+    is_chat: bool,
 ) -> Response:
     api = context(request)
     try:
@@ -124,7 +129,9 @@ async def _whole_answer(
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)
-    headers = generation_headers(api.shown_compute_type, generations)
+    headers = generation_headers(
+        api.shown_compute_type, generations, num_choices=usage.num_choices, with_compute_time=is_chat
+    )
     return Response(orjson.dumps(make_object(generations, usage)), 200, headers, "application/json")
 
 

@@ -34,12 +34,15 @@ async def create_response(request: Request) -> Response:
     body = parse(ResponsesRequest, await read_json(request))
     api = context(request)
     model = api.service.model
-    turns = _turns(api, body)
-    chat = to_chat(body, turns)
+    with api.service.translating():
+        turns = _turns(api, body)
+        chat = to_chat(body, turns)
+        messages = to_messages(chat)
+        parameters = chat_parameters(chat, model.info.generation_defaults)
     native = await api.service.prepare_chat(
-        to_messages(chat),
+        messages,
         to_tools(chat.offered_tools),
-        chat_parameters(chat, model.info.generation_defaults),
+        parameters,
         received_s,
         template_kwargs(body, model.template.reads),
         caller=caller_of(request),

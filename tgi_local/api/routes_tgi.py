@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from tgi_local.api.body import read_json
 from tgi_local.api.context import caller_of, context
-from tgi_local.api.error_responses import native_body, native_response
+from tgi_local.api.error_responses import native_body
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import ClientGoneError, EventStream, frame, until_disconnect
-from tgi_local.errors import BodyShapeError, MalformedBodyError, TgiLocalError
+from tgi_local.errors import NotReadyError, TgiLocalError
 from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
 from tgi_local.protocol.tgi import (
     GenerateRequest,
@@ -68,7 +68,7 @@ async def chat_tokenize(request: Request) -> Response:
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
     prompt = await service.render_chat(to_messages(body), to_tools(body.offered_tools), switches)
-    spans = await service.tokenize(prompt.text, add_special_tokens=False)
+    spans = await service.tokenize_chat(prompt)
     answer = {"tokenize_response": tokenize_response(spans), "templated_text": prompt.text}
     return Response(orjson.dumps(answer), media_type="application/json")
 
@@ -99,18 +99,20 @@ async def _generate(
 
 
 async def _generate_stream(request: Request, body: GenerateRequest, received_s: float, full_text: bool) -> Response:
-    """Errors of the request itself travel inside a 200 stream, as TGI's clients expect."""
+    """What is wrong with a request that could be read travels inside a 200 stream, as TGI's clients expect."""
     api = context(request)
+    parameters = to_parameters(body)
+    headers = stream_headers(api.shown_compute_type, [body.inputs])
     try:
-        check_stream_parameters(body.parameters)
-        native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
+        with api.service.translating():
+            check_stream_parameters(body.parameters)
+        native = await api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
         stream = api.service.open([native])
-    except (BodyShapeError, MalformedBodyError) as error:
-        return native_response(error)
+    except NotReadyError:
+        raise  # TGI refuses connections before it is ready; a status is what clients wait and try again for
     except TgiLocalError as error:
-        return EventStream(_one(frame(native_body(error))), _nothing, stream_headers(api.shown_compute_type, []))
-    frames = _stream_frames(stream, native, body, full_text)
-    return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native]))
+        return EventStream(_one(frame(native_body(error))), _nothing, headers)
+    return EventStream(_stream_frames(stream, native, body, full_text), stream.aclose, headers)
 
 
 async def _stream_frames(

@@ -35,6 +35,7 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 _HEADER_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _USUAL_HEADERS: Final = b"authorization, content-type, x-api-key"
+_VARY: Final = (b"vary", b"origin, access-control-request-method, access-control-request-headers")
 _TEXT_401: Final = "Missing or wrong API key"
 _TEXT_415: Final = "Expected request with `Content-Type: application/json`"
 _TEXT_413: Final = "Failed to buffer the request body: length limit exceeded"
@@ -53,8 +54,8 @@ class SecurityPolicy:
 
 
 def policy_for(settings: Settings) -> SecurityPolicy:
-    """Host names guard the keyless loopback case; with a key, or on a Space, any name is served."""
-    is_keyless_loopback = settings.api_key is None and not settings.is_space
+    """Host names guard the keyless loopback case; with a key, or on a platform that guards us, any name is served."""
+    is_keyless_loopback = settings.api_key is None and settings.is_loopback
     return SecurityPolicy(
         api_key=settings.api_key,
         allowed_hosts=("localhost", "127.0.0.1", "[::1]", settings.local_host) if is_keyless_loopback else None,
@@ -121,7 +122,8 @@ class SecurityGate:
         exchange = _Exchange(scope, receive, send, self._policy, self._cors_headers(headers))
         try:
             self._check_headers(headers)
-            if self._is_preflight(scope, headers):
+            if scope["method"] == "OPTIONS":
+                # As TGI, on any path. A browser goes on only if the answer names its page's origin.
                 await exchange.respond(200)
                 return
             identity = self._identify(headers)
@@ -230,23 +232,20 @@ class SecurityGate:
     def _is_listed(self, origin: bytes) -> bool:
         return b"*" in self._origins or origin in self._origins
 
-    def _is_preflight(self, scope: Scope, headers: RawHeaders) -> bool:
-        asks = scope["method"] == "OPTIONS" and bool(_values(headers, b"access-control-request-method"))
-        origins = _values(headers, b"origin")
-        return asks and len(origins) == 1 and self._is_listed(origins[0].lower())
-
     def _cors_headers(self, headers: RawHeaders) -> RawHeaders:
         """What the answer to this origin carries: nothing unless it is listed, and never credentials."""
         if not self._origins:
             return []
         origins = _values(headers, b"origin")
-        if len(origins) != 1 or not self._is_listed(origins[0].lower()):
-            return [(b"vary", b"Origin")]
+        allowed = b"*" if b"*" in self._origins else origins[0] if len(origins) == 1 else b""
+        if not self._is_listed(allowed.lower()):
+            return [_VARY]
         return [
-            (b"access-control-allow-origin", b"*" if b"*" in self._origins else origins[0]),
+            (b"access-control-allow-origin", allowed),
             (b"access-control-allow-headers", _requested_headers(headers)),
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
-            (b"vary", b"Origin"),
+            (b"access-control-expose-headers", b"*"),
+            _VARY,
         ]
 
 

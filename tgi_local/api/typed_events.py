@@ -48,7 +48,7 @@ def streamed_answer(
     """`fail` makes the event of an error after the stream has begun."""
     api = context(request)
     stream = api.service.open([native])
-    headers = stream_headers(api.shown_compute_type, [native])
+    headers = stream_headers(api.shown_compute_type, [native.prompt_text])
     return EventStream(_frames(stream, answer, fail), stream.aclose, headers, keep_alive)
 
 

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from tgi_local.constraints import JsonGrammar, RegexGrammar
-from tgi_local.errors import BodyShapeError, ValidationError
+from tgi_local.errors import BodyShapeError
 
 _KINDS = ("json", "json_object", "json_schema", "regex")
 
 
 def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGrammar:
-    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises RequestError."""
+    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises BodyShapeError.
+
+    Schemas are checked later: in TGI's order everything else that may be wrong with a request comes first.
+    """
     kind, value = given.get("type"), given.get("value")
     if kind is None:
         raise _shape_error(field, "missing field `type`")
@@ -28,8 +31,6 @@ def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGr
         return RegexGrammar(value, field)
     if kind == "json_schema" and isinstance(value, Mapping) and "schema" in value:
         value = value["schema"]
-    if not isinstance(value, str | Mapping):
-        raise ValidationError("grammar is not supported", param=field)
     return JsonGrammar(value, field)
 
 

@@ -28,7 +28,7 @@ class Usage:
 
     def __init__(self, num_choices: int) -> None:
         """`num_choices` per prompt."""
-        self._num_choices = num_choices
+        self.num_choices = num_choices
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -41,7 +41,7 @@ class Usage:
         self.completion_tokens += finish.num_tokens
         self.reasoning_tokens += finish.num_reasoning_tokens
         # A prompt's other choices share what the first one computes: no news about what was cached before the call.
-        if index % self._num_choices == 0:
+        if index % self.num_choices == 0:
             self.cached_tokens += finish.num_cached_tokens
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,6 +59,7 @@ class ChatAnswer:
 
     def __init__(self, body: ChatRequest, served: str, fingerprint: str) -> None:
         self._with_logprobs = bool(body.logprobs)
+        self._num_top = body.top_logprobs or 0
         self._head = {
             "id": new_id("chatcmpl"),
             "created": int(time.time()),
@@ -115,7 +116,7 @@ class ChatAnswer:
     def _logprobs(self, tokens: Sequence[TextToken]) -> dict[str, Any] | None:
         if not self._with_logprobs:
             return None
-        return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
+        return {"content": [_chat_logprob(token, self._num_top) for token in tokens], "refusal": None}
 
 
 class CompletionAnswer:
@@ -171,11 +172,11 @@ class CompletionAnswer:
         for token in tokens:
             offsets.append(offset)
             offset += len(token.text)
-        with_top = self._body.logprobs > 0
+        num_top = self._body.logprobs
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [logprob(token.logprob) for token in tokens],
-            "top_logprobs": [_top_map(token) for token in tokens] if with_top else None,
+            "top_logprobs": [_top_map(token, num_top) for token in tokens] if num_top else None,
             "text_offset": offsets,
         }
 
@@ -218,8 +219,8 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
-def _chat_logprob(token: TextToken) -> dict[str, Any]:
-    return _logprob_entry(token) | {"top_logprobs": [_logprob_entry(t) for t in token.top]}
+def _chat_logprob(token: TextToken, num_top: int) -> dict[str, Any]:
+    return _logprob_entry(token) | {"top_logprobs": [_logprob_entry(t) for t in token.top[:num_top]]}
 
 
 def _logprob_entry(token: TextToken) -> dict[str, Any]:
@@ -231,5 +232,5 @@ def _logprob_entry(token: TextToken) -> dict[str, Any]:
     }
 
 
-def _top_map(token: TextToken) -> dict[str, float | None] | None:
-    return {t.text: logprob(t.logprob) for t in token.top} if token.top else None
+def _top_map(token: TextToken, num_top: int) -> dict[str, float | None] | None:
+    return {t.text: logprob(t.logprob) for t in token.top[:num_top]} if token.top else None

@@ -1,7 +1,7 @@
 """Grammars that constrain what a model may write: JSON schemas, regular expressions and tool calls, by llguidance."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -119,7 +119,9 @@ class GrammarCompiler:
     def compile(self, source: GrammarSource) -> CompiledGrammar:
         try:
             match source:
-                case JsonGrammar(schema, _, strict):
+                case JsonGrammar(schema, field, strict):
+                    if not isinstance(schema, str | Mapping):
+                        raise ValidationError("grammar is not supported", param=field)
                     return self._schema(json_schema.canonical(schema), strict)
                 case RegexGrammar(pattern, _):
                     return self._regex(pattern)

@@ -41,6 +41,8 @@ class TextTokenizer:
         )
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_token_ids: tuple[int, ...] = _as_ids(transformers_tokenizer.eos_token_id)
+        # Those that the tokenizer puts before every text, such as BOS.
+        self.num_leading_ids = _place(self._encode("a", False, False), self._encode("a", True, False))
         self._anchor_ids = self._encode(_ANCHOR, False, False)
         self._prefixes_text = self._encode("a", False, False) != self._encode_after_anchor("a", literal=False)
         self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
@@ -108,15 +110,19 @@ class TextTokenizer:
     def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of a text with the bytes they came from."""
         encoding = self._run(self._backend, text, add_special_tokens)
-        offsets: list[tuple[int, int]] = encoding.offsets
-        # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
-        to_byte: Sequence[int] = range(len(text) + 1)
-        if not text.isascii():
-            to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
-        return [
-            TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
-            for id, (start, stop) in zip(encoding.ids, offsets, strict=True)
-        ]
+        return _spans(text, encoding.ids, encoding.offsets)
+
+    def continuation_spans(self, text: str, *, literal: bool) -> list[TokenSpan]:
+        """The same for the tokens of `encode_continuation`."""
+        backend = self._literal_backend if literal else self._backend
+        if self._prefixes_text:
+            encoding = self._run(backend, _ANCHOR + text, False)
+            num_anchor = len(self._anchor_ids)
+            if encoding.ids[:num_anchor] == self._anchor_ids:
+                offsets = [(start - len(_ANCHOR), stop - len(_ANCHOR)) for start, stop in encoding.offsets[num_anchor:]]
+                return _spans(text, encoding.ids[num_anchor:], offsets)
+        encoding = self._run(backend, text, False)
+        return _spans(text, encoding.ids, encoding.offsets)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
@@ -184,6 +190,23 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     literal: Tokenizer = Tokenizer.from_str(json.dumps(description))
     literal.encode_special_tokens = True
     return literal
+
+
+def _spans(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[TokenSpan]:
+    """`offsets` in characters, as `tokenizers` counts; it never splits one, so character bounds are byte bounds."""
+    to_byte: Sequence[int] = range(len(text) + 1)
+    if not text.isascii():
+        to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
+    return [
+        TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
+        for id, (start, stop) in zip(ids, offsets, strict=True)
+    ]
+
+
+def _place(part: Sequence[int], whole: Sequence[int]) -> int:
+    """Where `part` begins in `whole`; 0 when it is not there."""
+    places = (start for start in range(len(whole)) if whole[start : start + len(part)] == part)
+    return next(places, 0)
 
 
 def _as_ids(token_id: int | Sequence[int] | None) -> tuple[int, ...]:
