@@ -75,10 +75,12 @@ CONTRACT = (
     row("tgi_local.model", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.engine.step", never=WEB),
     row("tgi_local.validation", *VOCABULARY, *parts("settings protocol text"), only="pydantic"),
     row("tgi_local.stream", *VOCABULARY, "tgi_local.text", only=""),
+    row("tgi_local.prompts", *VOCABULARY, "tgi_local.text", only=""),
+    row("tgi_local.text_workers", *VOCABULARY, only=""),
     row(
         "tgi_local.service",
         *VOCABULARY,
-        *parts("settings metrics logs paths text validation stream engine.engine_thread"),
+        *parts("settings metrics logs paths text text_workers prompts validation stream engine.engine_thread"),
         only="anyio",
     ),
     row(

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -22,10 +22,12 @@ from tgi_local.errors import (
     ValidationError,
 )
 from tgi_local.metrics import Metrics
+from tgi_local.prompts import check_length, decode_prompt, render_prompt
 from tgi_local.stream import TextStream
 from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text_workers import TextWorkers
 from tgi_local.types import (
     Caller,
     Finish,
@@ -35,6 +37,7 @@ from tgi_local.types import (
     ModelInfo,
     RequestParameters,
     TextEvent,
+    TokenEvent,
     TokenSpan,
 )
 from tgi_local.validation import build_request, check_parameters, with_new_seed
@@ -43,13 +46,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
-MAX_CHARACTERS_PER_TOKEN = 64
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 NOBODY = Caller()
+# More prompt tokens than these are turned into text on a worker.
+INLINE_TOKENS = 256
+# How many may wait for a worker while there is no model that says how many it serves.
+LOADING_REQUESTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +85,12 @@ class Service:
 
     def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
-        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
+        self._workers = TextWorkers(num_workers)
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
         self._num_slots_taken = 0
         self._open: set[OpenGeneration] = set()
+        self._drained_s = math.inf  # what was received before is served
 
     def attach(self, model: ServedModel) -> None:
         self._model = model
@@ -97,14 +103,20 @@ class Service:
             self._state = ServiceState("loading", detail)
 
     def drain(self) -> None:
-        """Refuse new requests; running ones go on."""
+        """Refuse new requests; those that run, and those that are being prepared, go on."""
+        self._drained_s = min(self._drained_s, time.monotonic())
         self._state = ServiceState("draining", "the server is shutting down")
 
     @property
     def model(self) -> ServedModel:
         """The model to serve with. Raises NotReadyError."""
+        return self._model_for(math.inf)
+
+    def _model_for(self, received_s: float) -> ServedModel:
+        """The same; a request that came before the shutdown is served."""
         state = self.state()
-        if self._model is None or state.name in ("loading", "draining", "dead"):
+        refusing = ("loading", "dead") if received_s < self._drained_s else ("loading", "dead", "draining")
+        if self._model is None or state.name in refusing:
             raise NotReadyError(state.name, f"The model is not ready: {state.detail or state.name}")
         return self._model
 
@@ -128,20 +140,18 @@ class Service:
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
-        """The native request for a raw prompt, as text or token ids. Raises RequestError."""
-        model = self.model
-        with self._counting_failures():
+        """The native request for a raw prompt, as text or token ids. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            if not isinstance(prompt, str):
-                token_ids = _checked_ids(prompt, model.limits.vocab_size)
-                text = await self._in_worker(lambda: model.tokenizer.decode(token_ids, skip_special_tokens=False))
-            else:
+            if isinstance(prompt, str):
                 if not prompt:
                     raise ValidationError("`inputs` cannot be empty", param="inputs")
-                text = prompt
-                _check_length(prompt, model.limits)
-                token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
-            return await self._build(parameters, text, token_ids, received_s, caller)
+                check_length(prompt, model.limits)
+                text, token_ids = prompt, await self._workers.run(lambda: model.tokenizer.encode(prompt))
+            else:
+                text, token_ids = await self._workers.run(lambda: decode_prompt(model.tokenizer, prompt, model.limits))
+            return await self._build(model, parameters, text, token_ids, received_s, caller)
 
     async def prepare_chat(
         self,
@@ -152,12 +162,14 @@ class Service:
         template_kwargs: Mapping[str, Any] | None = None,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
-        """The native request for a conversation. Raises RequestError."""
-        model = self.model
-        with self._counting_failures():
+        """The native request for a conversation. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            prompt = await self.render_chat(messages, tools, template_kwargs)
-            return await self._build(parameters, prompt.text, prompt.token_ids, received_s, caller)
+            prompt = await self._workers.run(
+                lambda: render_prompt(model.template, messages, tools, template_kwargs, model.limits)
+            )
+            return await self._build(model, parameters, prompt.text, prompt.token_ids, received_s, caller)
 
     async def render_chat(
         self,
@@ -165,27 +177,26 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> RenderedPrompt:
-        """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
+        """The prompt of a conversation; a last message from the assistant is continued.
+
+        Raises TemplateError, OverloadedError.
+        """
         model = self.model
-        continues = bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
-        _check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
-        return await self._in_worker(
-            lambda: model.template.render(
-                messages,
-                tools=tools,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-                template_kwargs=template_kwargs,
-            )
-        )
+        return await self.work(lambda: render_prompt(model.template, messages, tools, template_kwargs, model.limits))
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer
-        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+        return await self.work(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+
+    async def work(self, function: Callable[[], T]) -> T:
+        """What would hold up the event loop, on a worker. Raises OverloadedError when as many wait as may run."""
+        limits = self.limits
+        with self._workers.admit(limits.max_concurrent_requests if limits is not None else LOADING_REQUESTS):
+            return await self._workers.run(function)
 
     def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
         """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
-        model = self.model
+        model = self._model_for(max((request.received_s for request in requests), default=math.inf))
         if self._num_slots_taken + len(requests) > model.limits.max_concurrent_requests:
             self.metrics.request_failed("overloaded")
             raise OverloadedError()
@@ -216,12 +227,15 @@ class Service:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
             await self._wait_closed(SEND_TIMEOUT_S)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     async def _wait_closed(self, timeout_s: float) -> None:
+        """Seen idle twice: a request that has just been prepared needs a moment to be opened."""
         deadline = time.monotonic() + timeout_s
-        while self._open and time.monotonic() < deadline:
+        num_idle = 0
+        while num_idle < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+            num_idle = 0 if self._open or self._workers.num_requests else num_idle + 1
 
     def release(self, num_slots: int) -> None:
         """Give slots back."""
@@ -232,9 +246,14 @@ class Service:
         self._open.discard(generation)
 
     async def _build(
-        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float, caller: Caller
+        self,
+        model: ServedModel,
+        parameters: RequestParameters,
+        text: str,
+        token_ids: Sequence[int],
+        received_s: float,
+        caller: Caller,
     ) -> GenerationRequest:
-        model = self.model
         request = build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
         request = replace(request, principal=caller.principal, cache_salt=caller.cache_salt)
         source, grammars = parameters.grammar, model.grammars
@@ -246,47 +265,32 @@ class Service:
             param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
             raise UnsupportedError("grammar is not supported", param=param)
         try:
-            return await self._in_worker_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
+            return await self._workers.run_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
         except TimeoutError:
             raise ValidationError("grammar is not valid: compiling it takes too long", param="grammar") from None
 
-    async def _in_worker(self, function: Callable[[], T]) -> T:
-        """Run text work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+    async def aside(self, function: Callable[[], T]) -> T:
+        """On a worker like `work`, for a request that has been served and may not be refused any more."""
+        return await self._workers.run(function)
 
-    async def _in_worker_within(self, timeout_s: float, function: Callable[[], T]) -> T:
-        """The same, but raise TimeoutError when the work itself, not the wait for a worker, takes too long."""
-        started_s: list[float] = []
-
-        def work() -> T:
-            started_s.append(time.monotonic())
-            return function()
-
-        working = asyncio.ensure_future(self._in_worker(work))
-        while not (await asyncio.wait([working], timeout=timeout_s))[0]:
-            if started_s and time.monotonic() - started_s[0] >= timeout_s:
-                raise TimeoutError
-        return working.result()
-
-    def _counting_failures(self) -> "_CountFailures":
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Counts a request, and its refusal under its cause. One that is being prepared needs a slot, too."""
         self.metrics.request_received()
-        return _CountFailures(self.metrics)
+        limits = self.limits
+        assert limits is not None
+        try:
+            with self._workers.admit(limits.max_concurrent_requests - self._num_slots_taken):
+                yield
+        except (RequestError, OverloadedError, asyncio.CancelledError) as error:
+            self.metrics.request_failed(_cause(error))
+            raise
 
 
-class _CountFailures:
-    """Counts a refused request under its cause."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, TemplateError):
-            self._metrics.request_failed("template")
-        elif isinstance(error, RequestError):
-            self._metrics.request_failed("validation")
+def _cause(error: BaseException) -> str:
+    """Why a request was not admitted, as the metrics say it."""
+    causes = {OverloadedError: "overloaded", TemplateError: "template", RequestError: "validation"}
+    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), "dropped")
 
 
 class OpenGeneration:
@@ -336,7 +340,7 @@ class OpenGeneration:
                         if token_event.request_id not in self._streams:
                             continue
                         index, stream = self._streams[token_event.request_id]
-                        event = stream.step(token_event)
+                        event = await self._step(stream, token_event)
                         if event.finish is not None:
                             self._finished(token_event.request_id, event.finish)
                         yield index, event
@@ -353,6 +357,12 @@ class OpenGeneration:
         if self._streams:
             self._failed("incomplete")
             raise IncompleteGenerationError()
+
+    async def _step(self, stream: TextStream, event: TokenEvent) -> TextEvent:
+        """The texts of a long prompt's tokens are made one by one."""
+        if len(event.prompt_logprobs or ()) <= INLINE_TOKENS:
+            return stream.step(event)
+        return await self._service.aside(lambda: stream.step(event))
 
     def _finished(self, request_id: str, finish: Finish) -> None:
         del self._streams[request_id]
@@ -375,18 +385,3 @@ def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     while len(requests) < count:
         requests.append(with_new_seed(requests[-1]))
     return requests
-
-
-def _check_length(text: str, limits: Limits) -> None:
-    if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
-        raise ValidationError(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
-            param="inputs",
-            code="context_length_exceeded",
-        )
-
-
-def _checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
-    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
-        raise ValidationError(f"`prompt` token ids must be from 0 to {vocab_size - 1}", param="prompt")
-    return list(token_ids)

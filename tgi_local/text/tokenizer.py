@@ -14,6 +14,9 @@ from tgi_local.types import TokenSpan
 # transformers writes 1e30 where a checkpoint names no limit.
 _MAX_SANE_LENGTH = 10**9
 _ANCHOR = "\n"
+# From here on as a batch of one: `tokenizers` lets other threads run only while it works on a batch.
+_BATCH_CHARACTERS = 4096
+_BATCH_TOKENS = 1024
 
 
 class TextTokenizer:
@@ -108,7 +111,9 @@ class TextTokenizer:
     def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of a text with the bytes they came from."""
         encoding = self._run(self._backend, text, add_special_tokens)
-        offsets: list[tuple[int, int]] = encoding.offsets
+        # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none
+        # was not in the text.
+        offsets = (encoding.token_to_chars(index) or (0, 0) for index in range(len(encoding)))
         # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
         to_byte: Sequence[int] = range(len(text) + 1)
         if not text.isascii():
@@ -120,7 +125,11 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        ids = list(ids)
+        if len(ids) < _BATCH_TOKENS:
+            text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        else:
+            (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -171,7 +180,9 @@ class TextTokenizer:
     @staticmethod
     def _run(backend: Tokenizer, text: str, add_special_tokens: bool) -> Any:
         try:
-            return backend.encode(text, add_special_tokens=add_special_tokens)
+            if len(text) < _BATCH_CHARACTERS:
+                return backend.encode(text, add_special_tokens=add_special_tokens)
+            return backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         except TypeError as error:  # how `tokenizers` reports a string it can not turn into UTF-8
             raise ValidationError("text must be valid Unicode") from error
 
