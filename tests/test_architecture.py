@@ -75,16 +75,19 @@ CONTRACT = (
     row("tgi_local.model", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.engine.step", never=WEB),
     row("tgi_local.validation", *VOCABULARY, *parts("settings protocol text"), only="pydantic"),
     row("tgi_local.stream", *VOCABULARY, "tgi_local.text", only=""),
+    row("tgi_local.prompts", *VOCABULARY, *parts("text validation"), only=""),
+    row("tgi_local.text_workers", *VOCABULARY, only=""),
+    row("tgi_local.open_generation", *VOCABULARY, *parts("metrics text_workers stream engine.engine_thread"), only=""),
     row(
         "tgi_local.service",
         *VOCABULARY,
-        *parts("settings metrics logs paths text validation stream engine.engine_thread"),
-        only="anyio",
+        *parts("metrics text text_workers prompts validation stream open_generation engine.engine_thread"),
+        only="",
     ),
     row(
         "tgi_local.api",
         *VOCABULARY,
-        *parts("settings metrics logs service protocol"),
+        *parts("settings metrics logs service open_generation protocol"),
         never=HEAVY | {"gradio", "gradio_client"},
     ),
 )

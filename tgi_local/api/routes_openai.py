@@ -9,12 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.answers import json_answer, num_described
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import openai_event
 from tgi_local.api.headers import generation_headers, stream_headers
-from tgi_local.api.sse import DONE, ClientGoneError, EventStream, frame, until_disconnect
+from tgi_local.api.sse import DONE, EventStream, frame, until_disconnect
 from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
+from tgi_local.open_generation import OpenGeneration
 from tgi_local.protocol.openai import (
     ChatRequest,
     CompletionRequest,
@@ -31,8 +33,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
-from tgi_local.protocol.wire import parse
-from tgi_local.service import OpenGeneration, siblings
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest, TextEvent
 
 router = APIRouter()
@@ -44,13 +45,13 @@ MakeChunk = Callable[[int, TextEvent], dict[str, Any] | None]
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     received_s = time.monotonic()
-    return await answer_chat(request, parse(ChatRequest, await read_json(request)), received_s)
+    return await answer_chat(request, await read(request, ChatRequest), received_s)
 
 
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     received_s = time.monotonic()
-    return await answer_completions(request, parse(CompletionRequest, await read_json(request)), received_s)
+    return await answer_completions(request, await read(request, CompletionRequest), received_s)
 
 
 @router.get("/v1/models")
@@ -74,10 +75,10 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     switches = template_kwargs(body, api.service.model.template.reads)
     with api.service.translating():
         parameters = chat_parameters(body, info.generation_defaults)
-        messages = to_messages(body)
-    native = await api.service.prepare_chat(
-        messages, to_tools(body.offered_tools), parameters, received_s, switches, caller=caller_of(request)
-    )
+        messages = await apart(request, lambda: to_messages(body))
+    tools = to_tools(body.offered_tools)
+    preparing = api.service.prepare_chat(messages, tools, parameters, received_s, switches, caller=caller_of(request))
+    native = await until_disconnect(request, preparing)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)
@@ -100,7 +101,8 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     usage = Usage(body.num_samples)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
-        native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
+        preparing = api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
+        native = await until_disconnect(request, preparing)
         usage.add_prompt(native)
         requests += siblings(native, body.num_samples)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)
@@ -122,17 +124,14 @@ async def _whole_answer(
     is_chat: bool,
 ) -> Response:
     api = context(request)
-    try:
-        generations = await until_disconnect(request, api.service.generate(requests))
-    except ClientGoneError:
-        return Response(status_code=499)
+    generations = await until_disconnect(request, api.service.generate(requests))
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)
     headers = generation_headers(
         api.shown_compute_type, generations, num_choices=usage.num_choices, with_compute_time=is_chat
     )
-    return Response(orjson.dumps(make_object(generations, usage)), 200, headers, "application/json")
+    return await json_answer(request, lambda: make_object(generations, usage), num_described(generations), headers)
 
 
 async def _stream_frames(

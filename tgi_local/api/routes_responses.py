@@ -8,8 +8,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import ApiContext, caller_of, context
+from tgi_local.api.sse import until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
@@ -31,15 +32,15 @@ router = APIRouter()
 @router.post("/v1/responses")
 async def create_response(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(ResponsesRequest, await read_json(request))
+    body = await read(request, ResponsesRequest)
     api = context(request)
     model = api.service.model
     with api.service.translating():
         turns = _turns(api, body)
-        chat = to_chat(body, turns)
-        messages = to_messages(chat)
+        chat = await apart(request, lambda: to_chat(body, turns))
+        messages = await apart(request, lambda: to_messages(chat))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    native = await api.service.prepare_chat(
+    preparing = api.service.prepare_chat(
         messages,
         to_tools(chat.offered_tools),
         parameters,
@@ -47,6 +48,7 @@ async def create_response(request: Request) -> Response:
         template_kwargs(body, model.template.reads),
         caller=caller_of(request),
     )
+    native = await until_disconnect(request, preparing)
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]
@@ -60,11 +62,13 @@ async def create_response(request: Request) -> Response:
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request) -> Response:
-    body = parse(PromptFields, await read_json(request))
+    body = await read(request, PromptFields)
     api = context(request)
     kwargs = template_kwargs(body, api.service.model.template.reads)
-    chat = to_chat(body, _turns(api, body))
-    prompt = await api.service.render_chat(to_messages(chat), to_tools(chat.offered_tools), kwargs)
+    turns = _turns(api, body)
+    chat = await apart(request, lambda: to_chat(body, turns))
+    messages = await apart(request, lambda: to_messages(chat))
+    prompt = await until_disconnect(request, api.service.render_chat(messages, to_tools(chat.offered_tools), kwargs))
     answer = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
     return Response(orjson.dumps(answer), media_type="application/json")
 

@@ -106,10 +106,13 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
 
 
 async def _unless(work: Awaitable[T], *ends: Awaitable[None]) -> T:
-    """The result of `work`, unless one of `ends` is over first: then ClientGoneError."""
-    task = asyncio.ensure_future(work)
+    """The result of `work`, unless one of `ends` is over first: then ClientGoneError. Before it begins, it does not."""
     watchers = [asyncio.ensure_future(end) for end in ends]
+    await asyncio.sleep(0)
+    task = asyncio.ensure_future(work)
     try:
+        if any(watcher.done() for watcher in watchers):
+            raise ClientGoneError()
         await asyncio.wait([task, *watchers], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGoneError()

@@ -15,7 +15,8 @@ from tgi_local.types import GenerationRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
 
-# A consumer this many tokens behind has stopped reading; it is cut off rather than kept in memory.
+# A consumer this many tokens per request behind has stopped reading; it is cut off rather than kept in memory. All
+# requests of a group have the one consumer, and its reading is what is judged.
 MAX_PENDING_EVENTS = 1024
 # A consumer costs 30 us to wake, a system call included. Where many wait and steps are quick, each is woken for several
 # tokens at once; nobody sees text come more often than this.
@@ -47,10 +48,11 @@ class _Stop:
 class _Mailbox:
     """Events of a group of requests on their way to their consumer. Event-loop thread only."""
 
-    __slots__ = ("_waiter", "events", "is_new", "unfinished")
+    __slots__ = ("_waiter", "events", "is_new", "max_pending", "unfinished")
 
     def __init__(self, request_ids: Iterable[str]) -> None:
         self.unfinished = set(request_ids)
+        self.max_pending = MAX_PENDING_EVENTS * len(self.unfinished)
         self.events: list[TokenEvent] = []
         self.is_new = True  # its consumer has had nothing yet
         self._waiter: asyncio.Future[None] | None = None  # an asyncio.Event does the same, in twice the time
@@ -260,7 +262,7 @@ class EngineThread:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is None:
                 continue
-            if not event.is_terminal and len(mailbox.events) >= MAX_PENDING_EVENTS:
+            if not event.is_terminal and len(mailbox.events) >= mailbox.max_pending:
                 event = TokenEvent(event.request_id, error=GenerationError("the client reads too slowly"))
                 self._inbox.put(_Cancel(event.request_id))
             if event.is_terminal:
