@@ -23,6 +23,7 @@ VOCABULARY = (
     "tgi_local",
     "tgi_local.types",
     "tgi_local.constraints",
+    "tgi_local.conversation",
     "tgi_local.errors",
 )  # "tgi_local" alone is the version, never its modules
 HEAVY = frozenset({"torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "triton", "numpy"})
@@ -62,6 +63,7 @@ CONTRACT = (
     row("tgi_local.bench.measures", only=""),  # drivers in other environments import it alone
     row("tgi_local.types", "tgi_local.constraints", only=""),
     row("tgi_local.constraints", only=""),
+    row("tgi_local.conversation", only=""),
     row("tgi_local.errors", only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),
     row("tgi_local.settings", *VOCABULARY, *parts("paths tgi_flags"), only="pydantic pydantic_settings"),

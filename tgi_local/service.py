@@ -4,12 +4,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tgi_local.constraints import ToolGrammar
+from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
     NotReadyError,
@@ -161,34 +162,22 @@ class Service:
 
     async def prepare_chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        conversation: Conversation,
         parameters: RequestParameters,
         received_s: float,
-        template_kwargs: Mapping[str, Any] | None = None,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
         """The native request for a conversation. Raises RequestError, OverloadedError."""
         model = self._model_for(received_s)
         with self._preparing():
             check_parameters(parameters, model.limits)
-            prompt = await self._workers.run(
-                lambda: render_prompt(model.template, messages, tools, template_kwargs, model.limits)
-            )
+            prompt = await self._workers.run(lambda: render_prompt(model.template, conversation, model.limits))
             return await self._build(model, parameters, prompt.text, prompt.token_ids, received_s, caller)
 
-    async def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> RenderedPrompt:
-        """The prompt of a conversation; a last message from the assistant is continued.
-
-        Raises TemplateError, OverloadedError.
-        """
+    async def render_chat(self, conversation: Conversation) -> RenderedPrompt:
+        """The prompt of a conversation. Raises TemplateError, OverloadedError."""
         model = self.model
-        return await self.work(lambda: render_prompt(model.template, messages, tools, template_kwargs, model.limits))
+        return await self.work(lambda: render_prompt(model.template, conversation, model.limits))
 
     async def tokenize(self, text: str) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer

@@ -302,3 +302,30 @@ def test_best_of_answers_with_the_likeliest_of_each_prompt(tiny_server: Server) 
 def test_best_of_that_can_not_be(tiny_server: Server, fields: dict[str, Any]) -> None:
     response = complete(tiny_server, **fields)
     assert response.status_code == 400 and response.json()["error"]["param"] == "best_of"
+
+
+PREFILLED = [*HI, {"role": "assistant", "content": "The answer"}]
+OPENED = "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({"messages": HI}, OPENED),
+        ({"messages": HI, "add_generation_prompt": False}, "hi<|im_end|>\n"),
+        ({"messages": PREFILLED}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "continue_final_message": True}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "add_generation_prompt": False}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "continue_final_message": False}, "The answer<|im_end|>\n" + OPENED),
+        ({"messages": PREFILLED, "add_generation_prompt": True}, "The answer<|im_end|>\n" + OPENED),
+    ],
+)
+def test_where_the_prompt_ends(demo_server: Server, fields: dict[str, Any], end: str) -> None:
+    response = demo_server.client.post(f"{demo_server.url}/chat_tokenize", json=fields)
+    assert response.json()["templated_text"].endswith(end)
+
+
+@pytest.mark.parametrize("fields", [{"messages": HI}, {"messages": PREFILLED, "add_generation_prompt": True}])
+def test_what_can_not_be_continued(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = chat(tiny_server, **fields, continue_final_message=True)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "continue_final_message"

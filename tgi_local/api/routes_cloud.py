@@ -44,8 +44,7 @@ from tgi_local.protocol.openai import (
     CompletionRequest,
     chat_parameters,
     template_kwargs,
-    to_messages,
-    to_tools,
+    to_conversation,
 )
 from tgi_local.protocol.tgi import GenerateRequest
 from tgi_local.protocol.wire import WireModel, parse
@@ -169,10 +168,8 @@ async def _prepare_instance(
     switches = template_kwargs(instance, service.model.template.reads)
     with service.translating():
         parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
-        messages = await apart(request, lambda: to_messages(instance))
-    return await service.prepare_chat(
-        messages, to_tools(instance.offered_tools), parameters, received_s, switches, caller=caller_of(request)
-    )
+        conversation = await apart(request, lambda: to_conversation(instance, switches))
+    return await service.prepare_chat(conversation, parameters, received_s, caller_of(request))
 
 
 async def _texts(

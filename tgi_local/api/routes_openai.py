@@ -23,8 +23,7 @@ from tgi_local.protocol.openai import (
     chat_parameters,
     completion_parameters,
     template_kwargs,
-    to_messages,
-    to_tools,
+    to_conversation,
 )
 from tgi_local.protocol.openai_answers import (
     ChatAnswer,
@@ -75,9 +74,8 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     switches = template_kwargs(body, api.service.model.template.reads)
     with api.service.translating():
         parameters = chat_parameters(body, info.generation_defaults)
-        messages = await apart(request, lambda: to_messages(body))
-    tools = to_tools(body.offered_tools)
-    preparing = api.service.prepare_chat(messages, tools, parameters, received_s, switches, caller=caller_of(request))
+        conversation = await apart(request, lambda: to_conversation(body, switches))
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
     native = await until_disconnect(request, preparing)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)

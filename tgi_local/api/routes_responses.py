@@ -13,7 +13,7 @@ from tgi_local.api.context import ApiContext, caller_of, context
 from tgi_local.api.sse import until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import chat_parameters, to_conversation
 from tgi_local.protocol.responses import (
     InputItem,
     PromptFields,
@@ -35,19 +35,13 @@ async def create_response(request: Request) -> Response:
     body = await read(request, ResponsesRequest)
     api = context(request)
     model = api.service.model
+    switches = template_kwargs(body, model.template.reads)
     with api.service.translating():
         turns = _turns(api, body)
         chat = await apart(request, lambda: to_chat(body, turns))
-        messages = await apart(request, lambda: to_messages(chat))
+        conversation = await apart(request, lambda: to_conversation(chat, switches))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    preparing = api.service.prepare_chat(
-        messages,
-        to_tools(chat.offered_tools),
-        parameters,
-        received_s,
-        template_kwargs(body, model.template.reads),
-        caller=caller_of(request),
-    )
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
     native = await until_disconnect(request, preparing)
 
     def keep(answer: ResponseAnswer) -> None:
@@ -64,11 +58,11 @@ async def create_response(request: Request) -> Response:
 async def count_input_tokens(request: Request) -> Response:
     body = await read(request, PromptFields)
     api = context(request)
-    kwargs = template_kwargs(body, api.service.model.template.reads)
+    switches = template_kwargs(body, api.service.model.template.reads)
     turns = _turns(api, body)
     chat = await apart(request, lambda: to_chat(body, turns))
-    messages = await apart(request, lambda: to_messages(chat))
-    prompt = await until_disconnect(request, api.service.render_chat(messages, to_tools(chat.offered_tools), kwargs))
+    conversation = await apart(request, lambda: to_conversation(chat, switches))
+    prompt = await until_disconnect(request, api.service.render_chat(conversation))
     answer = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
     return Response(orjson.dumps(answer), media_type="application/json")
 

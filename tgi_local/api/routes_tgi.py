@@ -17,7 +17,7 @@ from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import EventStream, frame, until_disconnect
 from tgi_local.errors import NotReadyError, TgiLocalError
 from tgi_local.open_generation import OpenGeneration
-from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
+from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_conversation
 from tgi_local.protocol.tgi import (
     GenerateRequest,
     TokenizeRequest,
@@ -68,9 +68,8 @@ async def chat_tokenize(request: Request) -> Response:
     body = await read(request, ChatRequest)
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
-    messages = await apart(request, lambda: to_messages(body))
-    rendering = service.render_chat(messages, to_tools(body.offered_tools), switches)
-    prompt = await until_disconnect(request, rendering)
+    conversation = await apart(request, lambda: to_conversation(body, switches))
+    prompt = await until_disconnect(request, service.render_chat(conversation))
     spans = await until_disconnect(request, service.tokenize_chat(prompt))
     tokens = orjson.Fragment(await list_json(request, spans, describe_span))
     answer = {"tokenize_response": tokens, "templated_text": prompt.text}

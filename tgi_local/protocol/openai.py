@@ -1,11 +1,12 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
+from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
 from tgi_local.protocol.grammars import parse_grammar
 from tgi_local.protocol.wire import I32, U32, WireModel
@@ -109,6 +110,8 @@ class ChatRequest(CommonFields):
     response_format: dict[str, Any] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     @property
     def offered_tools(self) -> Sequence[Tool]:
@@ -194,6 +197,33 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
         text=TextOptions(keep_stop_string=False),
     )
+
+
+def to_conversation(body: ChatRequest, template_kwargs: Mapping[str, Any]) -> Conversation:
+    """Raises RequestError, UnsupportedError for content that is not text."""
+    continues = _continues(body)
+    return Conversation(
+        to_messages(body),
+        to_tools(body.offered_tools),
+        template_kwargs,
+        add_generation_prompt=not continues and body.add_generation_prompt is not False,
+        continue_final_message=continues,
+    )
+
+
+def _continues(body: ChatRequest) -> bool:
+    """Whether the answer goes on with the last message: as asked for, else when it is the assistant's, as in TGI."""
+    last = body.messages[-1]
+    can = last.role == "assistant" and not last.tool_calls
+    if body.continue_final_message is None:
+        return can and body.add_generation_prompt is not True
+    if body.continue_final_message and body.add_generation_prompt:
+        detail = "`continue_final_message` and `add_generation_prompt` can not both be true"
+        raise ValidationError(detail, param="continue_final_message")
+    if body.continue_final_message and not can:
+        detail = "`continue_final_message` needs a last message with text of the assistant"
+        raise ValidationError(detail, param="continue_final_message")
+    return body.continue_final_message
 
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:
