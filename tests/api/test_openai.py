@@ -329,3 +329,10 @@ def test_where_the_prompt_ends(demo_server: Server, fields: dict[str, Any], end:
 def test_what_can_not_be_continued(tiny_server: Server, fields: dict[str, Any]) -> None:
     response = chat(tiny_server, **fields, continue_final_message=True)
     assert response.status_code == 400 and response.json()["error"]["param"] == "continue_final_message"
+
+
+@pytest.mark.parametrize("fields", [{"modalities": ["text", "audio"]}, {"web_search_options": {}}])
+def test_what_would_change_the_answer_is_refused_by_name(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = chat(tiny_server, **fields)
+    assert response.status_code == 400 and response.json()["error"]["param"] == next(iter(fields))
+    assert chat(tiny_server, modalities=["text"], web_search_options=None).status_code == 200
