@@ -10,6 +10,7 @@ from typing import Final, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi_local.api import sign_in
+from tgi_local.api.body import discard
 from tgi_local.api.error_responses import refusal_body
 from tgi_local.settings import Settings
 
@@ -325,6 +326,8 @@ class _Exchange:
         )
         headers = [(b"content-type", content_type)] if body else []
         if refusal.status == 413:
+            if not _values(list(self.scope["headers"]), b"expect"):  # who asks first has sent nothing yet
+                await discard(self._receive)
             headers.append((b"connection", b"close"))
         await self.respond(refusal.status, [*headers, *_challenge(refusal.status)], body)
 

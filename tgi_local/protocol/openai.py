@@ -15,6 +15,8 @@ from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
+MAX_PROMPTS = 1024
+MAX_PARTS = 1024
 MAX_NAME_LEN = 64
 MAX_TOOL_CALLS = 8
 # Model names that mean "whatever is loaded" and are answered with the served id.
@@ -40,7 +42,7 @@ class AssistantToolCall(WireModel):
 
 class Message(WireModel):
     role: Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$")]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
@@ -125,9 +127,9 @@ class CompletionRequest(CommonFields):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[U32], Field(min_length=1)]
-        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     suffix: str | None = None
     echo: bool | None = False
