@@ -99,6 +99,7 @@ def _slow_server(fault_folder: Path) -> Iterator[Server]:
     variables = {
         "KEEP_ALIVE_S": str(KEEP_ALIVE_S),
         "SM_NUM_GPUS": "4",
+        "MAX_CONCURRENT_REQUESTS": "3",
         "AIP_PREDICT_ROUTE": "/predict",
         "AIP_HEALTH_ROUTE": "/healthy",
         "HOSTNAME": "ip-10-0-0-1.ec2.internal",
