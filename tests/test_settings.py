@@ -383,6 +383,12 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--watermark-delta", "-1"], ["--watermark-delta", "0"]),
     (["print-schema", "--port", "1"], ["--help"]),
     (["--max-total-token", "5", "--bogus"], ["did you mean --max-total-tokens?"]),
+    (["--max-input-tokens", "64", "--max-total-tokens", "64"], ["max-input-tokens 64", "max-total-tokens 64"]),
+    (["--max-total-tokens", "65", "--max-batch-total-tokens", "64"], ["max-total-tokens 65", "at most", "64"]),
+    (
+        ["--max-batch-prefill-tokens", "256", "--max-batch-total-tokens", "128"],
+        ["max-batch-prefill-tokens 256", "max-batch-total-tokens 128"],
+    ),
     (["--modelid", "x"], ["--modelid", "did you mean --model-id?"]),
     (["--max_total_tokens=5"], ["did you mean --max-total-tokens?"]),
     (["--hostnam=::"], ["--hostname"]),

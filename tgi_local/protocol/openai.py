@@ -325,7 +325,7 @@ def _grammar(body: ChatRequest) -> GrammarSource | None:
     """What constrains the answer: the response format, or the tools."""
     format = body.response_format
     if format is not None and format.get("type") != "text":
-        if body.tools:
+        if body.tools is not None:  # as TGI, also when there are none
             raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
         return parse_grammar(format, "response_format")
     if not body.offered_tools:

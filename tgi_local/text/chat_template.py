@@ -106,11 +106,15 @@ class ChatTemplate:
         if (self._tool_source if tools else self._source) is None:
             raise TemplateError("template not found")
         self._check_template_kwargs(template_kwargs or {})
-        conversation = {
+        conversation: dict[str, Any] = {
             "messages": normalize_messages(messages),
             "tools": list(tools) if tools else None,
             "kwargs": dict(template_kwargs or {}),
         }
+        if continue_final_message:
+            # As TGI: white space at the end would keep the model from its own tokens, which begin with a space.
+            last = conversation["messages"][-1]
+            last["content"] = last["content"].rstrip()
         options = {
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "continue_final_message": continue_final_message,
