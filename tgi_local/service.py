@@ -241,7 +241,7 @@ class Service:
         if source is None:
             return request
         if grammars is None:
-            if isinstance(source, ToolGrammar) and not source.is_forced:
+            if isinstance(source, ToolGrammar) and not source.is_forced and source.answer is None:
                 return request
             param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
             raise UnsupportedError("grammar is not supported", param=param)
@@ -302,9 +302,12 @@ class OpenGeneration:
         self._num_open = len(requests)
         self._events: AsyncGenerator[tuple[int, TextEvent]] | None = None
         now = time.monotonic()
-        tags = model.template.thinking_tags
+        template = model.template
         self._streams = {
-            request.request_id: (index, TextStream(request, model.tokenizer, tags, now))
+            request.request_id: (
+                index,
+                TextStream(request, model.tokenizer, template.thinking_tags, now, template.tool_format),
+            )
             for index, request in enumerate(requests)
         }
 

@@ -186,9 +186,11 @@ def test_what_is_no_grammar_is_the_clients_fault(tool_server: Server, bad: Any) 
 
 
 def test_grammars_with_tools_and_switched_off(tool_server: Server, tiny_folder: Path) -> None:
-    body: dict[str, Any] = {"messages": HI, "tools": TOOLS, "response_format": FORMATS[0]}
-    both = httpx.post(f"{tool_server.url}/v1/chat/completions", json=body)
-    assert both.status_code == 400 and both.json()["error_type"] == "tool_error"
+    for tools in (TOOLS, []):
+        body: dict[str, Any] = {"messages": HI, "tools": tools, "response_format": FORMATS[3]}
+        both = httpx.post(f"{tool_server.url}/v1/chat/completions", json=body)
+        assert both.status_code == 400 and both.json()["error_type"] == "tool_error"
+        assert both.json()["error"]["message"] == "Tool error: Grammar and tools are mutually exclusive"
     with running("--model-id", str(tiny_folder), "--disable-ui", "--disable-grammar-support") as server:
         native = generate(server, {"type": "regex", "value": "ok"})
         assert native.status_code == 422

@@ -14,7 +14,8 @@ from tgi_local.api.sse import typed_frame
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.protocol.anthropic import CountTokensRequest, MessagesRequest, template_kwargs, to_chat
 from tgi_local.protocol.anthropic_answers import PING, MessageAnswer
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import chat_parameters, to_messages
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 
 router = APIRouter()

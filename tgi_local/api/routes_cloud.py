@@ -39,8 +39,9 @@ from tgi_local.protocol.cloud import (
     raw_text,
     server_metadata,
 )
-from tgi_local.protocol.openai import ChatRequest, CompletionRequest, chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import ChatRequest, CompletionRequest, chat_parameters, to_messages
 from tgi_local.protocol.tgi import GenerateRequest
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import WireModel, parse
 from tgi_local.types import GenerationRequest
 

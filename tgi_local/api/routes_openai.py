@@ -22,7 +22,6 @@ from tgi_local.protocol.openai import (
     completion_parameters,
     template_kwargs,
     to_messages,
-    to_tools,
 )
 from tgi_local.protocol.openai_answers import (
     ChatAnswer,
@@ -31,6 +30,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 from tgi_local.service import OpenGeneration, siblings
 from tgi_local.types import GenerationRequest, TextEvent

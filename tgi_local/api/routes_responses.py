@@ -12,7 +12,7 @@ from tgi_local.api.body import read_json
 from tgi_local.api.context import ApiContext, caller_of, context
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import chat_parameters, to_messages
 from tgi_local.protocol.responses import (
     InputItem,
     PromptFields,
@@ -23,6 +23,7 @@ from tgi_local.protocol.responses import (
     to_turns,
 )
 from tgi_local.protocol.responses_answers import ResponseAnswer
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 
 router = APIRouter()

@@ -15,7 +15,7 @@ from tgi_local.api.error_responses import native_body, native_response
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import ClientGoneError, EventStream, frame, until_disconnect
 from tgi_local.errors import BodyShapeError, MalformedBodyError, TgiLocalError
-from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
+from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages
 from tgi_local.protocol.tgi import (
     GenerateRequest,
     TokenizeRequest,
@@ -25,6 +25,7 @@ from tgi_local.protocol.tgi import (
     to_parameters,
     tokenize_response,
 )
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 from tgi_local.service import OpenGeneration
 from tgi_local.types import GenerationRequest
