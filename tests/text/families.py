@@ -43,7 +43,7 @@ GLM = (
     "{% endfor %}{{ '\\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}" + _END
 )
 _MISTRAL = (
-    "{%- for m in messages %}{% if m.role == 'user' %}{% if loop.last and tools %}{{ '[AVAILABLE_TOOLS]' + tools | tojson }}{% endif %}"
+    "{%- for m in messages %}{% if m.role == 'user' %}{% if tools and m == (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ '[AVAILABLE_TOOLS]' + tools | tojson }}{% endif %}"
     "{{ '[INST] ' + m.content + '[/INST]' }}{% elif m.tool_calls %}{{ '[TOOL_CALLS]SPACE[' }}{% for call in m.tool_calls %}"
     "{%- if not call.id is defined or call.id|length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}"
     "{{- (call.function | tojson)[:-1] + ', \"id\": \"' + call.id + '\"}' }}{{ ', ' if not loop.last }}{% endfor %}{{ ']</s>' }}"

@@ -86,7 +86,7 @@ CONVERSATION: list[dict[str, Any]] = [
             {
                 "id": f"call_{at:024d}",
                 "type": "function",
-                "function": {"name": "get_weather", "arguments": '{"city": "Bonn %d", "days": 3}' % at},
+                "function": {"name": "get_weather", "arguments": json.dumps({"city": f"Bonn {at}", "days": 3})},
             }
             for at in (1, 2)
         ],
@@ -152,7 +152,7 @@ def test_what_the_model_was_trained_to_write_is_allowed(name: str, spelling: str
         (ToolGrammar(TOOLS, is_forced=False, max_calls=2, answer=ANSWER), family.calls, True),
         (ToolGrammar(TOOLS, is_forced=False, max_calls=2, answer=ANSWER), '{"ok": true}', True),
         (ToolGrammar(TOOLS, is_forced=False, max_calls=2), "Plain { text ] <to [TO", True),
-        (ToolGrammar(TOOLS, is_forced=False, max_calls=8), before + family.calls[:-4], False),
+        (ToolGrammar(TOOLS, is_forced=False, max_calls=8), before + family.calls[: family.calls.index("stop")], False),
         (ToolGrammar(TOOLS, is_forced=True, max_calls=1), "Plain", None),
         (ToolGrammar(TOOLS, is_forced=False, max_calls=8, answer=ANSWER), "Plain", None),
         (ToolGrammar(TOOLS, is_forced=True, max_calls=8), family.calls.replace("get_weather", "get_money"), None),
@@ -191,11 +191,11 @@ def test_a_call_that_is_cut_shows_how_far_it_came(name: str) -> None:
     for length in range(len(family.calls)):
         text = family.calls[:length]
         content, calls = read(family, text, 2)
-        assert content in ("", text.strip()) and (not content or not calls)
+        assert text.endswith(content) and (calls or content == text)
         loose_content, loose_calls = read(family, text, 2, loosely=True)
-        assert all(call.is_complete for call in loose_calls) and (loose_content or loose_calls or not text)
+        assert all(call.is_complete for call in loose_calls) and (loose_calls or loose_content == text)
         for call, same in zip(calls, whole, strict=False):
-            assert call.name == same.name and same.arguments.startswith(call.arguments[:-2])
+            assert call.name == same.name and same.arguments.startswith(call.arguments)
             assert call.is_complete is (call.arguments == same.arguments)
         assert len(calls) >= seen
         seen = len(calls)
@@ -209,7 +209,7 @@ def test_the_first_piece_brings_the_name_and_the_others_the_arguments(name: str)
     assert not any(isinstance(piece, Content) for piece in pieces)
     first = [piece for piece in pieces if not isinstance(piece, Content) and piece.index == 0]
     assert first[0].name == "get_weather" and first[0].arguments in ("", "{")
-    assert all(piece.name is None for piece in first[1:]) and len(first) > 10
+    assert all(piece.name is None for piece in first[1:]) and len(first) > 8
     assert [piece.is_last for piece in first].count(True) == 1 and first[-1].is_last
 
 
@@ -247,10 +247,10 @@ def walk(grammar: Grammar, words: TextTokenizer, family: Family, seed: int) -> s
     while not state.is_finished:
         allowed = bits(state.allowed_tokens())
         assert allowed.size and len(ids) < MAX_TOKENS, words.decode(ids, skip_special_tokens=False)[-300:]
-        is_late = len(ids) > 20
-        if is_late and allowed.size > 150 and not np.isin(allowed, words.eos_token_ids).any():
+        is_late, planned = len(ids) > 20, [0][:0]
+        if is_late and allowed.size > 150 and rng.random() < 0.5 and not np.isin(allowed, words.eos_token_ids).any():
             planned = words.encode(closing[rng.integers(len(closing))])
-        else:
+        if not planned or planned[0] not in allowed:
             late = allowed[np.isin(allowed, closers)] if is_late else allowed[:0]
             planned = [int(rng.choice(late if late.size else allowed))]
         for token_id in planned:

@@ -93,7 +93,8 @@ class TaggedArguments:
     def flush(self, text: str) -> str:
         if self._name is None:
             return ""
-        return _escaped(text) if self._is_string else text
+        rest = text[: len(text) - partial_match_len(text, self._tags.end)]
+        return _escaped(rest) if self._is_string else rest
 
     def _open(self, text: str, made: list[str]) -> int:
         """The next parameter, or the end; `end` itself is left to who reads the call."""

@@ -145,6 +145,8 @@ def _read(format: ToolFormat, body: str, schemas: dict[str, Any]) -> list[tuple[
     calls = values[0] if len(values) == 1 and isinstance(values[0], list) else values
     if not calls:
         raise ValueError("no call")
+    if format.is_bare and not all("arguments" in call or "parameters" in call for call in calls):
+        raise ValueError("an object with a name is not always a call")
     return [(call["name"], _compact_arguments(call)) for call in calls]
 
 
@@ -155,7 +157,7 @@ def _read_tagged(format: ToolFormat, body: str, schemas: dict[str, Any]) -> tupl
     tags = format.parameters
     begin, end = tags.begin.strip(), tags.end.strip()
     name = re.split(rf"{re.escape(format.name_end.strip() or chr(10))}|{re.escape(begin)}|\s", text)[0]
-    pattern = rf"{re.escape(begin)}(.*?){re.escape(tags.name_end.strip())}\n?(.*?)\n?{re.escape(end)}"
+    pattern = rf"{re.escape(begin)}(.*?){re.escape(tags.name_end.strip())}\n?(.*?)\n?{re.escape(end)}\s*(?={re.escape(begin)}|</function>|\Z)"
     properties = (schemas.get(name) or {}).get("properties") or {}
     pairs = [
         f"{json.dumps(key, ensure_ascii=False)}: {_as_json(value, properties.get(key))}"

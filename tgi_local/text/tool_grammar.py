@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tgi_local.text.call_arguments import value_types
 from tgi_local.text.tool_formats import ParameterTags, ToolFormat
@@ -61,8 +61,11 @@ def answer_with_calls(
     body = _bodies(spelling, format, tools) + _series(spelling, format, max_calls)
     is_free = not is_forced and answer is None
     if not is_free:
-        other = "" if is_forced else " | answer"
-        body += f"main: forced{other}\n" + (f"answer: {answer}\n" if other else "")
+        if answer is None:
+            body += "main: forced\n"
+        else:
+            first = "forced" if not format.is_bare else _json_calls(format, tools) + _up_to(max_calls - 1, "next_call")
+            body += f"main: {first} | answer\nanswer: {answer}\n"
         return f"start: {_thought_of(thought)}main\n{body}" + _thought_rules(spelling, thought, tags) + _TEXT
     text = f"main: {_free(spelling, format, tools, max_calls)}"
     if thought == "possible" and tags[0] not in spelling.token_ids:
@@ -121,6 +124,34 @@ def _bodies(spelling: Spelling, format: ToolFormat, tools: Sequence[Tool]) -> st
             elements, own = _elements(spelling, format.parameters, format.tokens, f"p_{index}", schema)
             rules += f"rest_{index}: {elements} {end}\n{own}"
     return rules
+
+
+def _json_calls(format: ToolFormat, tools: Sequence[Tool]) -> str:
+    """Calls that are JSON from their first character, as schemas: so they can be told from other JSON as late as needed."""
+    key = format.name_end.split('"')[2]
+    calls = []
+    for name, schema in tools:
+        call = {
+            "type": "object",
+            "properties": {"name": {"const": name}, key: _below(json.loads(schema), f"/properties/{key}")},
+            "required": ["name", key],
+            "additionalProperties": False,
+            "x-guidance": {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "},
+        }
+        calls.append(f"%json {json.dumps(call)}")
+    return f"({' | '.join(calls)})"
+
+
+def _below(schema: Any, place: str) -> Any:
+    """A schema that was a root, with references that fit its new place."""
+    if isinstance(schema, list):
+        return [_below(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _below(value, place) for key, value in schema.items() if key != "x-guidance"}
+    if isinstance(reference := moved.get("$ref"), str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = f"#{place}{reference[1:]}"
+    return moved
 
 
 def _elements(
