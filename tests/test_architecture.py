@@ -63,6 +63,7 @@ CONTRACT = (
     row("tgi_local.types", "tgi_local.constraints", only=""),
     row("tgi_local.constraints", only=""),
     row("tgi_local.errors", only=""),
+    row("tgi_local.bounded_threads", *VOCABULARY, only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),
     row("tgi_local.settings", *VOCABULARY, *parts("paths tgi_flags"), only="pydantic pydantic_settings"),
     row("tgi_local.tgi_flags", *VOCABULARY, only="pydantic pydantic_settings"),
@@ -78,7 +79,7 @@ CONTRACT = (
     row(
         "tgi_local.service",
         *VOCABULARY,
-        *parts("settings metrics logs paths text validation stream engine.engine_thread"),
+        *parts("settings metrics logs paths text validation stream bounded_threads engine.engine_thread"),
         only="anyio",
     ),
     row(

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
+from tgi_local.bounded_threads import BoundedThreads
 from tgi_local.constraints import ToolGrammar
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
@@ -47,6 +48,8 @@ T = TypeVar("T")
 MAX_CHARACTERS_PER_TOKEN = 64
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
+# How many compilations that were given up may still run.
+MAX_LOST_COMPILERS = 4
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 NOBODY = Caller()
@@ -81,6 +84,9 @@ class Service:
     def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
         self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
+        self._compilers = BoundedThreads(
+            "grammar", num_threads=num_workers, timeout_s=COMPILE_TIMEOUT_S, max_lost=MAX_LOST_COMPILERS
+        )
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
         self._num_slots_taken = 0
@@ -246,27 +252,14 @@ class Service:
             param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
             raise UnsupportedError("grammar is not supported", param=param)
         try:
-            return await self._in_worker_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
+            return await self._compilers.run(lambda: grammars.constrain(request, source))
         except TimeoutError:
-            raise ValidationError("grammar is not valid: compiling it takes too long", param="grammar") from None
+            field = "tools" if isinstance(source, ToolGrammar) else source.field
+            raise ValidationError("grammar is not valid: compiling it takes too long", param=field) from None
 
     async def _in_worker(self, function: Callable[[], T]) -> T:
         """Run text work off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
-
-    async def _in_worker_within(self, timeout_s: float, function: Callable[[], T]) -> T:
-        """The same, but raise TimeoutError when the work itself, not the wait for a worker, takes too long."""
-        started_s: list[float] = []
-
-        def work() -> T:
-            started_s.append(time.monotonic())
-            return function()
-
-        working = asyncio.ensure_future(self._in_worker(work))
-        while not (await asyncio.wait([working], timeout=timeout_s))[0]:
-            if started_s and time.monotonic() - started_s[0] >= timeout_s:
-                raise TimeoutError
-        return working.result()
 
     def _counting_failures(self) -> "_CountFailures":
         self.metrics.request_received()

@@ -87,8 +87,10 @@ def test_what_may_be_written_matches_the_expression(pattern: str) -> None:
 REFUSED: list[tuple[Any, str]] = [
     ({"type": "objec"}, "$.type breaks the rule `anyOf`"),
     ({"properties": {"a": {"minLength": "x"}}}, "$.properties.a.minLength breaks the rule `type`"),
-    ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-    ({"not": {"type": "string"}}, "not"),
+    ({"type": "array", "uniqueItems": True}, "`uniqueItems` at $ is not supported"),
+    ({"not": {"type": "string"}}, "`not` at $ is"),
+    ({"properties": {"not": {"anyOf": [True, {"not": {}}]}}}, "`not` at $.properties.not.anyOf[1] is"),
+    ({"$defs": {"d": {"contains": {}}}, "items": {"$ref": "#/$defs/d"}}, "`contains` at $.$defs.d is"),
     ({"$ref": "#/$defs/none"}, "/$defs/none"),
     ({"$ref": "http://127.0.0.1:9/schema.json"}, "does not fetch"),
     ({"type": "string", "pattern": "("}, "unclosed group"),
@@ -245,5 +247,5 @@ def test_tags_without_tokens_of_their_own_are_written_letter_by_letter() -> None
 
 def test_a_strict_tool_is_followed_exactly_or_refused() -> None:
     strict = ToolSignature("f", {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
-    with pytest.raises(ValidationError, match="Unimplemented keys"):
+    with pytest.raises(ValidationError, match=r"`not` at \$\.properties\.a is not supported"):
         compiler().compile(ToolGrammar((strict,), is_forced=True, max_calls=1))

@@ -138,7 +138,8 @@ class GrammarCompiler:
             return self._compiled((), False, 0, _rule(source), thought)
         except ValueError as error:
             field = "tools" if isinstance(source, ToolGrammar) else source.field
-            raise ValidationError(f"grammar is not valid: {_fault(str(error))}", param=field) from None
+            fault = _placed(_fault(str(error)), source)
+            raise ValidationError(f"grammar is not valid: {fault}", param=field) from None
 
     def _thought(self, request: GenerationRequest) -> Thought | None:
         """What may come before the answer: templates open a thought, leave that to the model, or close an empty one."""
@@ -245,8 +246,17 @@ def _prepared_arguments(text: bytes, strict: bool) -> str:
     grammar = LLMatcher.grammar_from_json_schema(schema)
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
     if is_wrong:
-        raise ValueError(messages[0])
+        raise ValueError(json_schema.with_place(_fault(messages[0]), json.loads(text)))
     return json.dumps(schema)
+
+
+def _placed(fault: str, source: GrammarSource) -> str:
+    """The same with the place in the schema, where the fault is a keyword of it."""
+    answer = source.answer if isinstance(source, ToolGrammar) else source
+    if not isinstance(answer, JsonGrammar) or not fault.startswith(json_schema.UNKNOWN_KEYWORDS):
+        return fault
+    schema = json.loads(answer.schema) if isinstance(answer.schema, str) else answer.schema
+    return json_schema.with_place(fault, schema)
 
 
 def _fault(message: str) -> str:
