@@ -249,7 +249,8 @@ class Service:
         if grammars is None:
             if isinstance(source, ToolGrammar) and not source.is_forced and source.answer is None:
                 return request
-            param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
+            answer = source.answer if isinstance(source, ToolGrammar) else source
+            param = "tool_choice" if answer is None else answer.field
             raise UnsupportedError("grammar is not supported", param=param)
         try:
             return await self._compilers.run(lambda: grammars.constrain(request, source))

@@ -187,6 +187,15 @@ async def test_openai_s_older_functions(server: Writing) -> None:
     assert (await chat(server, "Good.", messages=history, **older))["finish_reason"] == "stop"
 
 
+async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) -> None:
+    async def prompt(**body: Any) -> Any:
+        answer = await server.client.post("/chat_tokenize", json={"messages": HI, "tools": TOOLS, **body})
+        return answer.json()["templated_text"]
+
+    assert (await prompt(tool_prompt="Use them.")) == (await prompt()).replace("hi<", "hi\n---\nUse them.<")
+    assert "Use them." not in await prompt(tool_prompt="Use them.", tools=None)
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [

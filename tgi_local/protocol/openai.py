@@ -171,7 +171,10 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:
     """Messages as chat templates expect them. Raises UnsupportedError for content that is not text."""
-    return [_to_message(message) for message in body.messages]
+    messages = [_to_message(message) for message in body.messages]
+    if body.tool_prompt and body.offered_tools:
+        messages[-1]["content"] += f"\n---\n{body.tool_prompt}"  # as TGI does
+    return messages
 
 
 def _parameters(

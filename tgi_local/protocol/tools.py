@@ -37,13 +37,17 @@ class Tool(WireModel):
 
 
 class ToolFields(WireModel):
-    """What a chat says of tools. `functions` and `function_call` are OpenAI's older names for one call at most."""
+    """What a chat says of tools. `functions` and `function_call` are OpenAI's older names for one call at most.
+
+    `tool_prompt` is TGI's: what it writes after the last message.
+    """
 
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = True
     functions: list[FunctionDefinition] | None = None
     function_call: str | dict[str, Any] | None = None
+    tool_prompt: str | None = None
 
     @property
     def offered_tools(self) -> Sequence[FunctionDefinition]:
