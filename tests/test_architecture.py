@@ -65,6 +65,7 @@ CONTRACT = (
     row("tgi_local.constraints", only=""),
     row("tgi_local.conversation", only=""),
     row("tgi_local.errors", only=""),
+    row("tgi_local.bounded_threads", *VOCABULARY, only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),
     row("tgi_local.settings", *VOCABULARY, *parts("paths tgi_flags"), only="pydantic pydantic_settings"),
     row("tgi_local.tgi_flags", *VOCABULARY, only="pydantic pydantic_settings"),
@@ -83,7 +84,9 @@ CONTRACT = (
     row(
         "tgi_local.service",
         *VOCABULARY,
-        *parts("metrics text text_workers prompts validation stream open_generation engine.engine_thread"),
+        *parts(
+            "metrics text text_workers bounded_threads prompts validation stream open_generation engine.engine_thread"
+        ),
         only="",
     ),
     row(

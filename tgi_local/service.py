@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from tgi_local.bounded_threads import BoundedThreads
 from tgi_local.constraints import ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
+# How many compilations that were given up may still run.
+MAX_LOST_COMPILERS = 4
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 NOBODY = Caller()
@@ -81,6 +84,9 @@ class Service:
     def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
         self._workers = TextWorkers(num_workers)
+        self._compilers = BoundedThreads(
+            "grammar", num_threads=num_workers, timeout_s=COMPILE_TIMEOUT_S, max_lost=MAX_LOST_COMPILERS
+        )
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
         self._slots = RequestSlots()
@@ -205,8 +211,8 @@ class Service:
         for request in requests:
             self.metrics.request_admitted(request)
         now = time.monotonic()
-        tags = model.template.thinking_tags
-        streams = [TextStream(request, model.tokenizer, tags, now) for request in requests]
+        tags, tool_format = model.template.thinking_tags, model.template.tool_format
+        streams = [TextStream(request, model.tokenizer, tags, now, tool_format) for request in requests]
         return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
@@ -258,14 +264,16 @@ class Service:
         if source is None:
             return request
         if grammars is None:
-            if isinstance(source, ToolGrammar) and not source.is_forced:
+            if isinstance(source, ToolGrammar) and not source.is_forced and source.answer is None:
                 return request
-            param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
+            answer = source.answer if isinstance(source, ToolGrammar) else source
+            param = "tool_choice" if answer is None else answer.field
             raise UnsupportedError("grammar is not supported", param=param)
         try:
-            return await self._workers.run_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
+            return await self._compilers.run(lambda: grammars.constrain(request, source))
         except TimeoutError:
-            raise ValidationError("grammar is not valid: compiling it takes too long", param="grammar") from None
+            field = "tools" if isinstance(source, ToolGrammar) else source.field
+            raise ValidationError("grammar is not valid: compiling it takes too long", param=field) from None
 
     async def aside(self, function: Callable[[], T]) -> T:
         """On a worker like `work`, for a request that has been served and may not be refused any more."""

@@ -209,7 +209,7 @@ def test_items_become_turns() -> None:
     assert json.dumps(turns) == before and len(longer[-1]["tool_calls"]) == 2
     chat = to_chat(parse(ResponsesRequest, {**ASK, "instructions": "i", "tools": [TOOL]}), turns)
     assert to_messages(chat)[0] == {"role": "system", "content": "i"}
-    assert chat.offered_tools[0].function.name == "get_weather" and chat.max_completion_tokens == 6
+    assert chat.offered_tools[0].name == "get_weather" and chat.max_completion_tokens == 6
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required", {"type": "function", "name": "get_weather"}])

@@ -1,14 +1,15 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
+from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
-from tgi_local.protocol.grammars import parse_grammar
+from tgi_local.protocol.grammars import GuidedFields, parse_response_format
+from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
 from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
 
@@ -17,8 +18,6 @@ MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024
 MAX_PARTS = 1024
-MAX_NAME_LEN = 64
-MAX_TOOL_CALLS = 8
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
 
@@ -46,26 +45,14 @@ class Message(WireModel):
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
-
-
-class FunctionDefinition(WireModel):
-    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LEN)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    arguments: dict[str, Any] | None = None  # TGI accepts this in place of `parameters`
-    strict: bool | None = False
-
-
-class Tool(WireModel):
-    type: str = "function"
-    function: FunctionDefinition
+    function_call: FunctionCall | None = None  # OpenAI's older form of one call
 
 
 class StreamOptions(WireModel):
     include_usage: bool | None = False
 
 
-class CommonFields(WireModel):
+class CommonFields(GuidedFields):
     """Fields of chat and completions alike."""
 
     model: str | None = None
@@ -99,27 +86,19 @@ class CommonFields(WireModel):
         return served if self.model is None or self.model in NEUTRAL_MODEL_NAMES else self.model[:256]
 
 
-class ChatRequest(CommonFields):
+class ChatRequest(CommonFields, ToolFields):
     """Body of /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: U32 | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = True
-    response_format: dict[str, Any] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
     modalities: list[str] | None = None
     web_search_options: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-
-    @property
-    def offered_tools(self) -> Sequence[Tool]:
-        return () if self.tool_choice == "none" else (self.tools or ())
 
 
 class CompletionRequest(CommonFields):
@@ -170,9 +149,9 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
         top_n_tokens=(body.top_logprobs or 0) if wants_logprobs else 0,
         text=TextOptions(
             keep_stop_string=False,
-            # An answer that is constrained from its first token holds no thoughts.
-            parse_chat=grammar is None or (isinstance(grammar, ToolGrammar) and not grammar.is_forced),
-            parse_tool_calls=bool(body.offered_tools),
+            parse_chat=True,
+            parse_tool_calls=isinstance(grammar, ToolGrammar),
+            tools=grammar.tools if isinstance(grammar, ToolGrammar) else (),
         ),
         grammar=grammar,
     )
@@ -206,6 +185,7 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
         top_n_tokens=body.logprobs or 0,
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
         text=TextOptions(keep_stop_string=False),
+        grammar=parse_response_format(body),
     )
 
 
@@ -238,23 +218,10 @@ def _continues(body: ChatRequest) -> bool:
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:
     """Messages as chat templates expect them. Raises UnsupportedError for content that is not text."""
-    return [_to_message(message) for message in body.messages]
-
-
-def to_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
-    if not tools:
-        return None
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.function.name,
-                "description": tool.function.description or "",
-                "parameters": _parameters_schema(tool.function),
-            },
-        }
-        for tool in tools
-    ]
+    messages = [_to_message(message) for message in body.messages]
+    if body.tool_prompt and body.offered_tools:
+        messages[-1]["content"] += f"\n---\n{body.tool_prompt}"  # as TGI does
+    return messages
 
 
 def _parameters(
@@ -322,43 +289,11 @@ def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int,
 
 
 def _grammar(body: ChatRequest) -> GrammarSource | None:
-    """What constrains the answer: the response format, or the tools."""
-    format = body.response_format
-    if format is not None and format.get("type") != "text":
-        if body.tools is not None:  # as TGI, also when there are none
-            raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
-        return parse_grammar(format, "response_format")
-    if not body.offered_tools:
-        return None
-    chosen, is_forced = _chosen_tools(body)
-    # TGI makes one call; a function that is asked for by name is called once.
-    is_single = body.parallel_tool_calls is False or (is_forced and body.tool_choice != "required")
-    signatures = tuple(
-        ToolSignature(tool.function.name, _parameters_schema(tool.function), bool(tool.function.strict))
-        for tool in chosen
-    )
-    return ToolGrammar(signatures, is_forced, max_calls=1 if is_single else MAX_TOOL_CALLS)
-
-
-def _chosen_tools(body: ChatRequest) -> tuple[Sequence[Tool], bool]:
-    """The tools that may be called, and whether one must be."""
-    choice = body.tool_choice
-    if choice in (None, "auto"):
-        return body.offered_tools, False
-    if choice == "required":
-        return body.offered_tools, True
-    if isinstance(choice, dict):
-        function = choice.get("function")
-        choice = function.get("name") if isinstance(function, dict) else choice.get("name")
-    chosen = [tool for tool in body.offered_tools if tool.function.name == choice]
-    if not chosen:
-        name = choice[:MAX_NAME_LEN] if isinstance(choice, str) else "of this form"
-        raise ToolError(f"Tool with name {name} not found", param="tool_choice")
-    return chosen[:1], True
-
-
-def _parameters_schema(function: FunctionDefinition) -> dict[str, Any]:
-    return function.parameters or function.arguments or {"type": "object", "properties": {}}
+    """What constrains the answer: the response format, the tools, or both."""
+    if body.tools is not None and body.response_format is not None and "value" in body.response_format:
+        raise ToolError("Grammar and tools are mutually exclusive", param="response_format")  # in TGI's form, as in TGI
+    answer = parse_response_format(body)
+    return body.tool_grammar(answer) or answer
 
 
 def _to_message(message: Message) -> dict[str, Any]:
@@ -367,17 +302,17 @@ def _to_message(message: Message) -> dict[str, Any]:
         converted["name"] = message.name
     if message.tool_call_id is not None:
         converted["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        calls.append((None, message.function_call))
+    if calls:
         converted["tool_calls"] = [
             {
-                "id": call.id,
+                "id": id,
                 "type": "function",
-                "function": {
-                    "name": call.function.name,
-                    "arguments": _first_object(call.function.arguments, call.function.parameters),
-                },
+                "function": {"name": call.name, "arguments": _first_object(call.arguments, call.parameters)},
             }
-            for call in message.tool_calls
+            for id, call in calls
         ]
     return converted
 

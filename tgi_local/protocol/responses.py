@@ -198,6 +198,8 @@ def _tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
         if choice not in ("auto", "none", "required"):
             raise ValidationError("`tool_choice` must be auto, none, required or a function", param="tool_choice")
         return choice
+    if choice.get("type") == "allowed_tools":
+        return choice
     if choice.get("type") != "function":
         raise UnsupportedError("`tool_choice` of this type is not supported", param="tool_choice")
     return {"type": "function", "function": {"name": choice.get("name")}}
