@@ -83,7 +83,7 @@ class ChatAnswer:
             return None
         if event.finish is not None and num_calls and not calls:
             # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason.
-            calls = [{"index": num_calls - 1, "function": {"name": None, "arguments": ""}}]
+            calls = [{"index": num_calls - 1, "function": {"arguments": ""}}]
         if calls:
             delta["tool_calls"] = calls
         choice = {
@@ -138,7 +138,7 @@ class CompletionAnswer:
 
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
         is_first = index not in self._offsets
-        echoed = request.prompt_text if is_first and self._body.echo else ""
+        echoed = request.prompt_text if is_first and self._body.with_prompt else ""
         tokens = [*event.prompt_tokens, *([event.token] if event.token else [])]
         offset = self._offsets.get(index, 0)
         logprobs = self._logprobs(tokens, offset)
@@ -153,7 +153,7 @@ class CompletionAnswer:
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None
-        text = (generation.request.prompt_text if self._body.echo else "") + generation.text
+        text = (generation.request.prompt_text if self._body.with_prompt else "") + generation.text
         tokens = [*generation.prompt_tokens, *generation.tokens]
         return {
             "index": index,
