@@ -6,9 +6,9 @@ PYTHON  ?=
 PY      := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
-# The JavaScript clients that the tests run; without npm those tests are skipped, and say so.
+# The JavaScript clients that the tests run, and the file that npm writes last; without npm the tests are skipped, and say so.
 CLIENTS := tests/clients/node
-NODE    := $(if $(shell command -v npm 2>/dev/null),$(CLIENTS)/node_modules/.installed)
+NODE    := $(if $(shell command -v npm 2>/dev/null),$(CLIENTS)/node_modules/.package-lock.json)
 ARGS    ?=
 
 .DEFAULT_GOAL := help
@@ -31,7 +31,7 @@ test-long: $(DEV) $(NODE)  ## run the tests, those of several minutes too
 	@$(PY) -m pytest -m "long or not long" --timeout 1800 $(ARGS)
 
 node-clients: $(NODE)  ## install the JavaScript clients that the tests run  (needs npm)
-	@test -e $(CLIENTS)/node_modules/.installed
+	@test -e $(CLIENTS)/node_modules/.package-lock.json
 
 check: $(DEV)  ## format, lint, types, import contract, generated docs
 	$(PY) -m ruff format --check .

@@ -13,7 +13,7 @@ TIMEOUT_S = 90
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(
-    NODE is None or not (PROGRAMS / "node_modules").is_dir(),
+    NODE is None or not (PROGRAMS / "node_modules" / ".package-lock.json").is_file(),
     reason="needs node and npm (Debian and Ubuntu: apt install nodejs npm), then: make node-clients",
 )
 
