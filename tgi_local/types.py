@@ -85,12 +85,14 @@ class TextOptions:
     `keep_stop_string` is TGI's rule (the stop string stays in the text); OpenAI leaves it out.
     `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered.
     `is_bare_call`: the whole answer is one tool call, without the tags around it.
+    `scores_only`: the prompt's log-probabilities are the answer; the one token that is generated with them is not shown.
     """
 
     keep_stop_string: bool = True
     parse_chat: bool = False
     parse_tool_calls: bool = False
     is_bare_call: bool = False
+    scores_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +190,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token id and its log-probability; None where it is undefined (first prompt token, masked token)."""
+    """A token id and its log-probability; None where it is undefined (first prompt token, masked token).
+
+    `top` holds, for a prompt token and if asked, the most likely tokens in its place, best first.
+    """
 
     id: int
     logprob: float | None
+    top: tuple["TokenLogprob", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
-from tgi_local.protocol.wire import parse
+from tgi_local.protocol.wire import parse, renaming
 from tgi_local.service import OpenGeneration, siblings
 from tgi_local.types import GenerationRequest, TextEvent
 
@@ -74,9 +74,10 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     parameters = chat_parameters(body, info.generation_defaults)
     tools = to_tools(body.offered_tools)
     switches = template_kwargs(body, api.service.model.template.reads)
-    native = await api.service.prepare_chat(
-        to_messages(body), tools, parameters, received_s, switches, caller=caller_of(request)
-    )
+    with renaming(body.own_names):
+        native = await api.service.prepare_chat(
+            to_messages(body), tools, parameters, received_s, switches, caller=caller_of(request)
+        )
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)
@@ -98,7 +99,8 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     usage = Usage(body.num_choices)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
-        native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
+        with renaming(body.own_names):
+            native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
         usage.add_prompt(native)
         requests += siblings(native, body.num_choices)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)

@@ -14,6 +14,7 @@ from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
 from tgi_local.protocol.responses import (
+    OWN_NAMES,
     InputItem,
     PromptFields,
     ResponsesRequest,
@@ -23,7 +24,7 @@ from tgi_local.protocol.responses import (
     to_turns,
 )
 from tgi_local.protocol.responses_answers import ResponseAnswer
-from tgi_local.protocol.wire import parse
+from tgi_local.protocol.wire import parse, renaming
 
 router = APIRouter()
 
@@ -36,14 +37,15 @@ async def create_response(request: Request) -> Response:
     model = api.service.model
     turns = _turns(api, body)
     chat = to_chat(body, turns)
-    native = await api.service.prepare_chat(
-        to_messages(chat),
-        to_tools(chat.offered_tools),
-        chat_parameters(chat, model.info.generation_defaults),
-        received_s,
-        template_kwargs(body, model.template.reads),
-        caller=caller_of(request),
-    )
+    with renaming(OWN_NAMES):
+        native = await api.service.prepare_chat(
+            to_messages(chat),
+            to_tools(chat.offered_tools),
+            chat_parameters(chat, model.info.generation_defaults),
+            received_s,
+            template_kwargs(body, model.template.reads),
+            caller=caller_of(request),
+        )
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]

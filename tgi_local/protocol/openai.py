@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
@@ -37,8 +37,13 @@ class AssistantToolCall(WireModel):
     function: FunctionCall
 
 
+def _once(role: Any) -> Any:
+    """`assistant` for what a client makes of a stream by joining the role of every chunk."""
+    return "assistant" if isinstance(role, str) and role.replace("assistant", "") == "" != role else role
+
+
 class Message(WireModel):
-    role: Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$")]
+    role: Annotated[str, BeforeValidator(_once), Field(pattern=r"^[A-Za-z_]{1,32}$")]
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
@@ -111,6 +116,13 @@ class ChatRequest(CommonFields):
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
 
     @property
+    def own_names(self) -> dict[str, str]:
+        """Native fields by the names they have here."""
+        spelling = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        names = {"max_new_tokens": spelling, "min_new_tokens": "min_tokens", "inputs": "messages"}
+        return names | {"top_n_tokens": "top_logprobs", "grammar": "response_format"}
+
+    @property
     def offered_tools(self) -> Sequence[Tool]:
         return () if self.tool_choice == "none" else (self.tools or ())
 
@@ -128,6 +140,16 @@ class CompletionRequest(CommonFields):
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @property
+    def own_names(self) -> dict[str, str]:
+        """Native fields by the names they have here."""
+        names = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "inputs": "prompt"}
+        return names | {"top_n_tokens": "logprobs"}
+
+    @property
+    def scores_only(self) -> bool:
+        return bool(self.echo) and self.max_tokens == 0
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -182,10 +204,10 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
     return _parameters(
         body,
         defaults,
-        body.max_tokens,
+        1 if body.scores_only else body.max_tokens,
         top_n_tokens=body.logprobs or 0,
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
-        text=TextOptions(keep_stop_string=False),
+        text=TextOptions(keep_stop_string=False, scores_only=body.scores_only),
     )
 
 

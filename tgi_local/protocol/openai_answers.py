@@ -82,8 +82,10 @@ class ChatAnswer:
         if not is_visible:
             return None
         if event.finish is not None and num_calls and not calls:
-            # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason.
-            calls = [{"index": num_calls - 1, "function": {"name": None, "arguments": ""}}]
+            # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason. TGI's want
+            # an id and a type each time; an empty id changes nothing for those that join the strings of a stream.
+            function = {"name": None, "arguments": ""}
+            calls = [{"index": num_calls - 1, "id": "", "type": "function", "function": function}]
         if calls:
             delta["tool_calls"] = calls
         choice = {
@@ -220,4 +222,10 @@ def _logprob_entry(token: TextToken) -> dict[str, Any]:
 
 
 def _top_map(token: TextToken) -> dict[str, float | None] | None:
-    return {t.text: logprob(t.logprob) for t in token.top} if token.top else None
+    """The likeliest tokens, and this one even if it is none of them; of two that read the same, the likelier."""
+    if not token.top:
+        return None
+    values: dict[str, float | None] = {}
+    for t in token.top if any(t.id == token.id for t in token.top) else (*token.top, token):
+        values.setdefault(t.text, logprob(t.logprob))
+    return values
