@@ -82,7 +82,7 @@ $(LM_EVAL): tests/clients/python/lm_eval.txt | $(PY)
 define install_beside
 	@echo "Installing $(1) into $(@D) (once; a minute or two)"
 	@$(PY) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(1)
+	@$(@D)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r $(1)
 	@touch $@
 endef
 

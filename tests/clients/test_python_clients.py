@@ -14,7 +14,7 @@ from tests.serving import Server, clean_environment
 PROGRAMS = Path(__file__).parent / "python"
 CLIENTS = Path(f"{sys.prefix}-clients")
 HERE = ["openai_client", "huggingface_hub_client"]  # libraries that the project itself pins
-THERE = [path.stem for path in sorted(PROGRAMS.glob("*_client.py")) if path.stem != "lm_eval_client"]
+THERE = sorted({path.stem for path in PROGRAMS.glob("*_client.py")} - {"openai_client", "lm_eval_client"})
 
 
 def interpreter(environment: Path, command: str) -> str:
@@ -38,7 +38,7 @@ def run(python: str, name: str, *arguments: str, **environment: str) -> str:
 
 
 def test_programs_are_found() -> None:
-    assert set(HERE) < set(THERE) and len(THERE) >= 9
+    assert "huggingface_hub_client" in THERE and len(THERE) >= 9
 
 
 @pytest.mark.parametrize("name", HERE)

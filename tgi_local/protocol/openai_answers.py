@@ -82,10 +82,8 @@ class ChatAnswer:
         if not is_visible:
             return None
         if event.finish is not None and num_calls and not calls:
-            # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason. TGI's want
-            # an id and a type each time; an empty id changes nothing for those that join the strings of a stream.
-            function = {"name": None, "arguments": ""}
-            calls = [{"index": num_calls - 1, "id": "", "type": "function", "function": function}]
+            # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason.
+            calls = [{"index": num_calls - 1, "function": {"name": None, "arguments": ""}}]
         if calls:
             delta["tool_calls"] = calls
         choice = {
