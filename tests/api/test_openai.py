@@ -151,6 +151,19 @@ def test_content_parts_and_developer_role(tiny_server: Server) -> None:
     assert one == two
 
 
+def test_a_refusal_sent_back_is_what_the_assistant_said(tiny_server: Server) -> None:
+    def templated(**message: Any) -> str:
+        messages = [*HI, {"role": "assistant", **message}, *HI]
+        response = tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages})
+        return str(response.json()["templated_text"])
+
+    said = templated(content="I can not")
+    assert templated(content=None, refusal="I can not") == said
+    assert templated(content=[{"type": "refusal", "refusal": "I can not"}]) == said
+    assert templated(content="I can not", refusal=None, annotations=[], audio=None, function_call=None) == said
+    assert templated(content="") != said
+
+
 def test_completions_of_several_prompts_in_order(tiny_server: Server) -> None:
     prompts = ["count", "the quick", "what is"]
     answer = complete(tiny_server, prompt=prompts, temperature=0).json()
@@ -321,6 +334,7 @@ def test_an_answer_in_a_format_ends_when_it_is_complete(demo_server: Server) -> 
 
 
 def test_completions_refusals(tiny_server: Server) -> None:
+    assert complete(tiny_server, suffix="", max_tokens=1).status_code == 200
     suffix = complete(tiny_server, suffix="x")
     assert suffix.status_code == 400 and suffix.json()["error"]["param"] == "suffix"
     many = complete(tiny_server, prompt=["x"] * 5)

@@ -23,6 +23,11 @@ NEUTRAL_MODEL_NAMES = ("", "tgi")
 class TextPart(WireModel):
     type: str
     text: str | None = None
+    refusal: str | None = None  # of the assistant, who said it in place of an answer
+
+    @property
+    def said(self) -> str | None:
+        return {"text": self.text, "refusal": self.refusal}.get(self.type)
 
 
 class FunctionCall(WireModel):
@@ -48,6 +53,7 @@ class Message(WireModel):
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None
 
 
 class FunctionDefinition(WireModel):
@@ -197,7 +203,7 @@ def effort_switches(effort: str | None, reads: Callable[[str], bool]) -> dict[st
 
 def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
-    if body.suffix is not None:
+    if body.suffix:
         raise SuffixError()
     if body.best_of is not None and body.best_of != body.num_choices:
         raise UnsupportedError("`best_of` other than `n` is not supported; use `n`, or /generate", param="best_of")
@@ -337,7 +343,7 @@ def _parameters_schema(function: FunctionDefinition) -> dict[str, Any]:
 
 
 def _to_message(message: Message) -> dict[str, Any]:
-    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content)}
+    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content) or message.refusal or ""}
     if message.name is not None:
         converted["name"] = message.name
     if message.tool_call_id is not None:
@@ -365,10 +371,10 @@ def _text(content: str | list[TextPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for part in content:
-        if part.type != "text" or part.text is None:
+        if part.said is None:
             kind: Literal["image_url"] | str = part.type if part.type in _KNOWN_PARTS else "this"
             raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="messages")
-    return "".join(part.text or "" for part in content)
+    return "".join(part.said or "" for part in content)
 
 
 _KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")
