@@ -17,6 +17,9 @@ from tgi_local.types import (
     TokenSpan,
 )
 
+# Whose contract is served. Clients compare it: LlamaIndex offers tools from 2.0.1 on, and reads max_input_tokens from 2.1.
+TGI_VERSION = "3.3.7"
+
 
 class GenerateParameters(WireModel):
     """Field `parameters`. TGI rejects null for booleans and lists; accepting it breaks no client."""
@@ -153,7 +156,8 @@ def info_response(info: ModelInfo, limits: Limits, validation_workers: int, vers
         "validation_workers": validation_workers,
         "max_client_batch_size": limits.max_client_batch_size,
         "router": "tgi-local",
-        "version": version,
+        "version": TGI_VERSION,
+        "tgi_local_version": version,
         "sha": None,
         "docker_label": None,
         "quantize": info.quantize,
