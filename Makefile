@@ -6,14 +6,16 @@ PYTHON  ?=
 PY      := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
+CLIENTS := $(VENV)-clients/.installed
+LM_EVAL := $(VENV)-lm-eval/.installed
 # The JavaScript clients that the tests run, and the file that npm writes last; without npm the tests are skipped, and say so.
-CLIENTS := tests/clients/node
-NODE    := $(if $(shell command -v npm 2>/dev/null),$(CLIENTS)/node_modules/.package-lock.json)
+NODE_CLIENTS := tests/clients/node
+NODE    := $(if $(shell command -v npm 2>/dev/null),$(NODE_CLIENTS)/node_modules/.package-lock.json)
 ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench test test-long node-clients check gpu-check format docs space demo-model clean
+.PHONY: help run bench test test-long clients node-clients lm-eval check gpu-check format docs space demo-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,14 +26,18 @@ run: $(RUNTIME)  ## start the app: http://127.0.0.1:8080
 bench: $(RUNTIME)  ## measure a running server  (ARGS="http://127.0.0.1:8080 --concurrency 1,8")
 	@$(PY) app.py bench $(ARGS)
 
-test: $(DEV) $(NODE)  ## run the tests
+test: $(DEV) $(CLIENTS) $(NODE)  ## run the tests
 	@$(PY) -m pytest $(ARGS)
 
-test-long: $(DEV) $(NODE)  ## run the tests, those of several minutes too
+test-long: $(DEV) $(CLIENTS) $(LM_EVAL) $(NODE)  ## run the tests, those of several minutes too
 	@$(PY) -m pytest -m "long or not long" --timeout 1800 $(ARGS)
 
+clients: $(CLIENTS)  ## install the client libraries that the tests run, in an environment beside the project's
+
 node-clients: $(NODE)  ## install the JavaScript clients that the tests run  (needs npm)
-	@test -e $(CLIENTS)/node_modules/.package-lock.json
+	@test -e $(NODE_CLIENTS)/node_modules/.package-lock.json
+
+lm-eval: $(LM_EVAL)  ## install lm-eval, which is large, for the long tests
 
 check: $(DEV)  ## format, lint, types, import contract, generated docs
 	$(PY) -m ruff format --check .
@@ -57,9 +63,9 @@ space: $(RUNTIME)  ## assemble the Hugging Face Space in build/space  (ARGS="--p
 demo-model: $(RUNTIME)  ## train the embedded demo model again
 	$(PY) tools/demo_model/train.py $(ARGS)
 
-clean:  ## remove what was built, and the caches; .venv stays
+clean:  ## remove what was built, and the caches; the environments stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +
 
 # A stamp newer than its requirements means pip has nothing to do, and is not asked.
 $(RUNTIME): requirements.txt | $(PY)
@@ -73,10 +79,24 @@ $(DEV): tests/requirements.txt $(RUNTIME)
 	@touch $@
 
 # Without a registry the other tests run all the same.
-$(NODE): $(CLIENTS)/package-lock.json
+$(NODE): $(NODE_CLIENTS)/package-lock.json
 	@echo "Installing JavaScript clients for the tests (once)"
-	@(cd $(CLIENTS) && npm ci --silent --ignore-scripts --no-audit --no-fund --fetch-retries 1) && touch $@ || \
+	@(cd $(NODE_CLIENTS) && npm ci --silent --ignore-scripts --no-audit --no-fund --fetch-retries 1) && touch $@ || \
 	  echo "npm could not install them: their tests will be skipped" >&2
+
+# Environments of their own: what these libraries need fights what the app needs.
+$(CLIENTS): tests/clients/python/requirements.txt | $(PY)
+	$(call install_beside,$<)
+
+$(LM_EVAL): tests/clients/python/lm_eval.txt | $(PY)
+	$(call install_beside,$<)
+
+define install_beside
+	@echo "Installing $(1) into $(@D) (once; a minute or two)"
+	@$(PY) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r $(1)
+	@touch $@
+endef
 
 # Every candidate is started, because a version manager leaves names on PATH that do not run.
 $(PY):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tgi_local.engine.step import RowResult, StepPlan, StepResult, StepRow
-from tgi_local.types import SampledToken
+from tgi_local.types import SampledToken, TokenLogprob
 
 
 class FakeRunner:
@@ -43,7 +43,7 @@ class FakeRunner:
             digest = hash((digest, token_id))
             self._cache[slot] = token_id, digest
         context = [self._cache[slot][0] for slot in slots] if row.is_sampling else []
-        target_logprobs = (-1.0,) * len(row.logprob_targets)
+        target_logprobs = tuple(TokenLogprob(target, -1.0) for target in row.logprob_targets)
         token = SampledToken(next_token(context, self.vocab_size), -1.0) if row.is_sampling else None
         return RowResult(token, target_logprobs=target_logprobs)
 

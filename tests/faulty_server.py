@@ -22,11 +22,12 @@ from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
 from tgi_local.engine.step import FatalModelError, OutOfMemoryError, RowResult, StepPlan, StepResult, StepRow
 from tgi_local.model.hub import ModelSource
+from tgi_local.model_info import GenerationDefaults, ModelInfo
 from tgi_local.service import ServedModel
 from tgi_local.settings import Settings
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.types import GenerationDefaults, Limits, ModelInfo, StepStats
+from tgi_local.types import Limits, StepStats
 
 VOCAB_SIZE = 400  # the model never says a token from there on; a prompt may
 LITTLE_MEMORY = 8  # tokens per step

@@ -18,10 +18,11 @@ from tgi_local.engine.engine import Engine
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
 from tgi_local.metrics import Metrics
+from tgi_local.model_info import GenerationDefaults, ModelInfo
 from tgi_local.service import ServedModel, Service
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.types import GenerationDefaults, Limits, ModelInfo
+from tgi_local.types import Limits
 
 VOCAB_SIZE = 300
 INFO = ModelInfo("fake", None, "float32", "cpu", None, "Fake", "cpu", 512, False, GenerationDefaults(), frozenset())

@@ -24,6 +24,7 @@ VOCABULARY = (
     "tgi_local.types",
     "tgi_local.constraints",
     "tgi_local.conversation",
+    "tgi_local.model_info",
     "tgi_local.errors",
 )  # "tgi_local" alone is the version, never its modules
 HEAVY = frozenset({"torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "triton", "numpy"})
@@ -64,6 +65,7 @@ CONTRACT = (
     row("tgi_local.types", "tgi_local.constraints", only=""),
     row("tgi_local.constraints", only=""),
     row("tgi_local.conversation", only=""),
+    row("tgi_local.model_info", only=""),
     row("tgi_local.errors", only=""),
     row("tgi_local.bounded_threads", *VOCABULARY, only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),

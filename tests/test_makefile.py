@@ -16,11 +16,12 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A virtual environment as it stands after the first start: a Python, and both stamps fresh."""
+    """A virtual environment as it stands after the first start: a Python, and all stamps fresh."""
     venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    for name in ("bin/python", ".runtime-installed", ".dev-installed"):
-        (venv / name).touch()
+    for name in ("venv/bin/python", "venv/.runtime-installed", "venv/.dev-installed", "venv-clients/.installed"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     return venv
 
 

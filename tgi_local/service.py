@@ -22,6 +22,7 @@ from tgi_local.errors import (
     ValidationError,
 )
 from tgi_local.metrics import Metrics
+from tgi_local.model_info import ModelInfo
 from tgi_local.open_generation import OpenGeneration, RequestSlots
 from tgi_local.prompts import decode_prompt, render_prompt
 from tgi_local.stream import TextStream
@@ -29,15 +30,7 @@ from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text_workers import TextWorkers
-from tgi_local.types import (
-    Caller,
-    Generation,
-    GenerationRequest,
-    Limits,
-    ModelInfo,
-    RequestParameters,
-    TokenSpan,
-)
+from tgi_local.types import Caller, Generation, GenerationRequest, Limits, RequestParameters, TokenSpan
 from tgi_local.validation import build_request, check_length, check_parameters, with_new_seed
 
 logger = logging.getLogger(__name__)

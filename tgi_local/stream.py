@@ -63,8 +63,11 @@ class TextStream:
         if event.error is not None:
             raise event.error
         assert event.token is not None
-        self._num_tokens += 1
         self._num_cached_tokens += event.num_cached_tokens
+        prompt_tokens = tuple(self._prompt_token(t) for t in event.prompt_logprobs or ())
+        if self._request.text.scores_only:
+            return TextEvent(None, prompt_tokens=prompt_tokens, finish=self._finish(event, FinishReason.LENGTH, None))
+        self._num_tokens += 1
         increment = self._detokenizer.step(event.token.id)
         if event.finish_reason is not None:
             increment += self._detokenizer.flush()
@@ -80,7 +83,7 @@ class TextStream:
             text=content,
             reasoning=reasoning,
             tool_calls=tool_calls,
-            prompt_tokens=tuple(self._prompt_token(t) for t in event.prompt_logprobs or ()),
+            prompt_tokens=prompt_tokens,
             finish=self._finish(event, reason, matched) if reason is not None else None,
         )
 
@@ -116,12 +119,15 @@ class TextStream:
     def _text_token(self, token: SampledToken, increment: str) -> TextToken:
         special = self._tokenizer.is_special(token.id)
         text = self._tokenizer.token_text(token.id) if special else increment
-        top = tuple(self._lone_token(t) for t in token.top)
-        return TextToken(token.id, text, token.logprob, special, top)
+        return TextToken(token.id, text, token.logprob, special, self._alternatives(token))
 
     def _lone_token(self, token: TokenLogprob) -> TextToken:
         """A token outside the text, such as an alternative."""
         text = self._tokenizer.token_text(token.id)
         return TextToken(token.id, text, token.logprob, self._tokenizer.is_special(token.id))
 
-    _prompt_token = _lone_token
+    def _prompt_token(self, token: TokenLogprob) -> TextToken:
+        return self._lone_token(token)._replace(top=self._alternatives(token))
+
+    def _alternatives(self, token: SampledToken | TokenLogprob) -> tuple[TextToken, ...]:
+        return tuple(self._lone_token(alternative) for alternative in token.top)

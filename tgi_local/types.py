@@ -85,6 +85,7 @@ class TextOptions:
     `keep_stop_string` is TGI's rule (the stop string stays in the text); OpenAI leaves it out.
     `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered,
     which are `tools`. `are_calls_valid`: a grammar sees to it, so that calls can be passed on while they grow.
+    `scores_only`: the prompt's log-probabilities are the answer; the one token that is generated with them is not shown.
     """
 
     keep_stop_string: bool = True
@@ -92,6 +93,7 @@ class TextOptions:
     parse_tool_calls: bool = False
     tools: tuple[ToolSignature, ...] = ()
     are_calls_valid: bool = False
+    scores_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +191,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token id and its log-probability; None where it is undefined (first prompt token, masked token)."""
+    """A token id and its log-probability; None where it is undefined (first prompt token, masked token).
+
+    `top` holds, for a prompt token and if asked, the most likely tokens in its place, best first.
+    """
 
     id: int
     logprob: float | None
+    top: tuple["TokenLogprob", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,30 +377,3 @@ class StepStats:
     num_generated_tokens: int = 0
     num_preempted: int = 0
     failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is being served."""
-
-    model_id: str
-    revision: str | None
-    dtype: str
-    device: str
-    quantize: str | None
-    architecture: str
-    compute_type: str
-    context_length: int
-    is_demo: bool
-    generation_defaults: "GenerationDefaults"
-    eos_token_ids: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationDefaults:
-    """Sampling values of the checkpoint's generation_config.json; None where it says nothing."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.serving import Server
+from tgi_local import __version__
 
 JSON = {"content-type": "application/json"}
 
@@ -192,6 +193,8 @@ def test_info(tiny_server: Server) -> None:
     info = tiny_server.client.get(f"{tiny_server.url}/info").json()
     assert info["max_total_tokens"] == 4096 and info["max_input_tokens"] == 4095 == info["max_input_length"]
     assert info["model_pipeline_tag"] == "text-generation" and info["max_concurrent_requests"] == 128
+    # Clients compare it with TGI's versions before they use what came with one of them.
+    assert tuple(map(int, info["version"].split("."))) >= (3, 3, 0) and info["tgi_local_version"] == __version__
     assert {"model_id", "model_sha", "router", "version", "sha", "docker_label", "max_best_of"} <= info.keys()
 
 

@@ -151,6 +151,19 @@ def test_content_parts_and_developer_role(tiny_server: Server) -> None:
     assert one == two
 
 
+def test_a_refusal_sent_back_is_what_the_assistant_said(tiny_server: Server) -> None:
+    def templated(**message: Any) -> str:
+        messages = [*HI, {"role": "assistant", **message}, *HI]
+        response = tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages})
+        return str(response.json()["templated_text"])
+
+    said = templated(content="I can not")
+    assert templated(content=None, refusal="I can not") == said
+    assert templated(content=[{"type": "refusal", "refusal": "I can not"}]) == said
+    assert templated(content="I can not", refusal=None, annotations=[], audio=None, function_call=None) == said
+    assert templated(content="") != said
+
+
 def test_completions_of_several_prompts_in_order(tiny_server: Server) -> None:
     prompts = ["count", "the quick", "what is"]
     answer = complete(tiny_server, prompt=prompts, temperature=0).json()
@@ -181,6 +194,59 @@ def test_echo_with_logprobs_scores_the_prompt(tiny_server: Server) -> None:
     ] == (logprobs["tokens"])
 
 
+def test_echoed_tokens_have_alternatives(tiny_server: Server) -> None:
+    """Programs that score texts tell by them whether each token was the likeliest."""
+    asked = {"decoder_input_details": True, "max_new_tokens": 3}
+    native = tiny_server.client.post(
+        f"{tiny_server.url}/generate", json={"inputs": "count to ten", "parameters": asked}
+    )
+    details = native.json()["details"]
+    given, written = ([token["id"] for token in details[name]] for name in ("prefill", "tokens"))
+    scored = {"prompt": given + written, "temperature": 0, "echo": True, "logprobs": 2}
+    (choice,) = complete(tiny_server, max_tokens=1, **scored).json()["choices"]
+    logprobs = choice["logprobs"]
+    tokens, values, tops = logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"]
+    assert tops[0] is None and len(tokens) == len(values) == len(tops) == len(given) + 3 + 1
+    for token, value, top in zip(tokens[1:-1], values[1:-1], tops[1:-1], strict=True):
+        # Halves of characters read the same, and then the map has the likelier one.
+        assert top[token] == value or (token == "\ufffd" and top[token] > value)
+        assert 1 <= len(top) <= 3 and list(top.values()) == sorted(top.values(), reverse=True)
+    is_likeliest = [value == max(top.values()) for value, top in zip(values[1:], tops[1:], strict=True)]
+    assert all(is_likeliest[len(given) - 1 :]), "what greedy decoding wrote"
+    assert not all(is_likeliest[: len(given) - 1]), "what it did not"
+    streamed = chunks(complete(tiny_server, max_tokens=1, stream=True, **scored))
+    assert streamed[0]["choices"][0]["logprobs"]["top_logprobs"] == tops
+
+
+def test_a_prompt_alone_can_be_scored(tiny_server: Server) -> None:
+    scored = {"prompt": "count to ten", "temperature": 0, "echo": True, "logprobs": 1}
+    whole = complete(tiny_server, max_tokens=1, **scored).json()["choices"][0]["logprobs"]
+    answer = complete(tiny_server, max_tokens=0, **scored).json()
+    (choice,) = answer["choices"]
+    assert choice["text"] == "count to ten" and choice["finish_reason"] == "length"
+    assert choice["logprobs"] == {name: values[:-1] for name, values in whole.items()}
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 0 and usage["total_tokens"] == usage["prompt_tokens"]
+    streamed = chunks(
+        complete(tiny_server, max_tokens=0, stream=True, stream_options={"include_usage": True}, **scored)
+    )
+    assert [chunk["choices"] for chunk in streamed] == [[choice], []] and streamed[-1]["usage"] == usage
+    plain = complete(tiny_server, prompt="count to ten", echo=True, max_tokens=0).json()["choices"]
+    assert plain == [{"index": 0, "text": "count to ten", "logprobs": None, "finish_reason": "length"}]
+
+
+@pytest.mark.parametrize("times", [1, 2, 40])
+def test_a_role_joined_from_a_stream_is_the_assistants(tiny_server: Server, times: int) -> None:
+    def templated(role: str) -> httpx.Response:
+        messages = [*HI, {"role": role, "content": "hello"}, *HI]
+        return tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages})
+
+    joined = templated("assistant" * times)
+    assert joined.status_code == 200 and joined.text == templated("assistant").text
+    assert chat(tiny_server, messages=[*HI, {"role": "assistant" * times, "content": "x"}, *HI]).status_code == 200
+    assert templated("assistants").json()["templated_text"] != templated("assistant").json()["templated_text"]
+
+
 def test_models(tiny_server: Server) -> None:
     listed = tiny_server.client.get(f"{tiny_server.url}/v1/models").json()
     (entry,) = listed["data"]
@@ -205,8 +271,10 @@ def test_any_model_name_is_served(tiny_server: Server, model: str) -> None:
         ({"n": 9}, "n"),
         ({"n": True}, "n"),
         ({"max_tokens": "5"}, "max_tokens"),
-        ({"max_tokens": 0}, "max_new_tokens"),
-        ({"max_tokens": 5, "min_tokens": 6}, "min_new_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 5, "min_tokens": 6}, "min_tokens"),
+        ({"max_tokens": None, "messages": [{"role": "user", "content": "x " * 9000}]}, "messages"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"min_tokens": True}, "min_tokens"),
         ({"ignore_eos": 1}, "ignore_eos"),
@@ -266,12 +334,18 @@ def test_an_answer_in_a_format_ends_when_it_is_complete(demo_server: Server) -> 
 
 
 def test_completions_refusals(tiny_server: Server) -> None:
+    assert complete(tiny_server, suffix="", max_tokens=1).status_code == 200
     suffix = complete(tiny_server, suffix="x")
     assert suffix.status_code == 400 and suffix.json()["error"]["param"] == "suffix"
     many = complete(tiny_server, prompt=["x"] * 5)
     assert many.status_code == 400 and "maximum allowed batch size of 4" in many.json()["error"]["message"]
     long = complete(tiny_server, prompt="z" * 5000, max_tokens=1)
     assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+    # By these words of TGI's litellm tells that a prompt is too long.
+    assert "`inputs` tokens + `max_new_tokens` must be <=" in long.json()["error"]["message"]
+    for echo in (False, None):
+        nothing = complete(tiny_server, max_tokens=0, echo=echo)
+        assert nothing.status_code == 400 and nothing.json()["error"]["param"] == "max_tokens"
 
 
 def test_unknown_route_and_wrong_method(tiny_server: Server) -> None:
@@ -336,3 +410,16 @@ def test_what_would_change_the_answer_is_refused_by_name(tiny_server: Server, fi
     response = chat(tiny_server, **fields)
     assert response.status_code == 400 and response.json()["error"]["param"] == next(iter(fields))
     assert chat(tiny_server, modalities=["text"], web_search_options=None).status_code == 200
+
+
+def test_only_the_first_tool_delta_has_an_id(demo_server: Server) -> None:
+    """Some clients join the ids of a stream, others keep the last that is not null: a second one, even empty, is wrong."""
+    function = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    ask = [{"role": "user", "content": "What is the weather in Paris?"}]
+    streamed = chunks(
+        chat(demo_server, messages=ask, tools=[{"type": "function", "function": function}], max_tokens=60, stream=True)
+    )
+    first, *later = [call for chunk in streamed for call in chunk["choices"][0]["delta"]["tool_calls"]]
+    assert first["id"].startswith("call_") and first["function"]["name"] == "get_weather"
+    assert len(later) == len(streamed) - 1 > 0 and all("id" not in delta for delta in later)
+    assert all(delta["index"] == 0 and "name" not in delta["function"] for delta in later)

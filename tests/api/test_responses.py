@@ -338,6 +338,8 @@ IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "http:
         ({"input": []}, "input"),
         ({"input": [IMAGE]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": "x " * 9000, "max_output_tokens": None}, "input"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}}, "text.format"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"tools": [{"type": "web_search"}]}, "tools"),

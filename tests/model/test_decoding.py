@@ -64,19 +64,25 @@ def test_the_score_of_a_prompt_token_is_the_same_alone_and_among_others() -> Non
     """Torch shares the sum of a single long row between threads, and then it comes out otherwise."""
     logits = torch.randn(9, 151_936, generator=torch.Generator().manual_seed(0)) * 3
     targets = tuple(range(100, 109))
-    row = StepRow("r", tuple(range(9)), 0, (0,), False, SamplingParams(), logprob_targets=targets)
+    sampling = SamplingParams(top_n_tokens=2)
+    row = StepRow("r", tuple(range(9)), 0, (0,), False, sampling, logprob_targets=targets)
     with threads(2):
         together = _target_logprobs(logits, 0, row)
         alone = [
-            _target_logprobs(
-                logits, i, StepRow("r", (1,), 0, (0,), False, SamplingParams(), logprob_targets=(target,))
-            )[0]
+            _target_logprobs(logits, i, StepRow("r", (1,), 0, (0,), False, sampling, logprob_targets=(target,)))[0]
             for i, target in enumerate(targets)
         ]
     assert list(together) == alone
-    assert together == pytest.approx(
-        logits.double().log_softmax(-1).gather(1, torch.tensor(targets)[:, None])[:, 0].tolist()
+    expected = logits.double().log_softmax(-1)
+    assert [t.id for t in together] == list(targets)
+    assert [t.logprob for t in together] == pytest.approx(
+        expected.gather(1, torch.tensor(targets)[:, None])[:, 0].tolist()
     )
+    best = expected.topk(2)
+    assert [[t.id for t in token.top] for token in together] == best.indices.tolist()
+    assert [[t.logprob for t in token.top] for token in together] == [
+        pytest.approx(values, abs=1e-4) for values in best.values.tolist()
+    ]
 
 
 @pytest.fixture(params=[1, 2])

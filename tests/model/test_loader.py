@@ -19,7 +19,8 @@ from tgi_local.errors import StartupError
 from tgi_local.model.loader import LoadedModel, LoadOptions, choose_device, choose_dtype, choose_quantize, load
 from tgi_local.model.quantization import BITSANDBYTES, METHODS, quantization_config
 from tgi_local.model.runner import build_runner
-from tgi_local.types import GenerationDefaults, GenerationRequest, SamplingParams, StopParams
+from tgi_local.model_info import GenerationDefaults
+from tgi_local.types import GenerationRequest, SamplingParams, StopParams
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PROMPTS = [[5, 6, 7], [9] * 20, list(range(3, 60))]

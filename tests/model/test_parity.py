@@ -207,6 +207,12 @@ def test_token_and_prompt_logprobs_equal_a_plain_forward_pass(
         got = [t.logprob for t in mine[0].prompt_logprobs[1:]] + [e.token.logprob for e in mine if e.token]
         assert mine[0].prompt_logprobs[0].logprob is None
         assert got == pytest.approx(want, abs=1e-4)
+        for place, scored in enumerate(mine[0].prompt_logprobs[1:]):
+            values = logprobs[place, [t.id for t in scored.top]].tolist()
+            assert values == pytest.approx(logprobs[place].topk(3).values.tolist(), abs=1e-4)
+            assert [t.logprob for t in scored.top] == pytest.approx(values, abs=1e-4)
+            # Programs ask whether a token was the likeliest by comparing the two numbers.
+            assert (scored.top[0].logprob == scored.logprob) == (scored.top[0].id == scored.id)
         for event in mine:
             assert event.token is not None
             assert event.token.top[0].id == event.token.id and len(event.token.top) == 3

@@ -32,6 +32,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
+from tgi_local.protocol.wire import renaming
 from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest, TextEvent
 
@@ -72,11 +73,12 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     api = context(request)
     info = api.service.model.info
     switches = template_kwargs(body, api.service.model.template.reads)
-    with api.service.translating():
-        parameters = chat_parameters(body, info.generation_defaults)
-        conversation = await apart(request, lambda: to_conversation(body, switches))
-    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
-    native = await until_disconnect(request, preparing)
+    with renaming(body.own_names):
+        with api.service.translating():
+            parameters = chat_parameters(body, info.generation_defaults)
+            conversation = await apart(request, lambda: to_conversation(body, switches))
+        preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+        native = await until_disconnect(request, preparing)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)
@@ -100,7 +102,8 @@ async def answer_completions(request: Request, body: CompletionRequest, received
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
         preparing = api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
-        native = await until_disconnect(request, preparing)
+        with renaming(body.own_names):
+            native = await until_disconnect(request, preparing)
         usage.add_prompt(native)
         requests += siblings(native, body.num_samples)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)

@@ -15,6 +15,7 @@ from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.openai import chat_parameters, to_conversation
 from tgi_local.protocol.responses import (
+    OWN_NAMES,
     InputItem,
     PromptFields,
     ResponsesRequest,
@@ -24,7 +25,7 @@ from tgi_local.protocol.responses import (
     to_turns,
 )
 from tgi_local.protocol.responses_answers import ResponseAnswer
-from tgi_local.protocol.wire import parse
+from tgi_local.protocol.wire import parse, renaming
 
 router = APIRouter()
 
@@ -36,13 +37,14 @@ async def create_response(request: Request) -> Response:
     api = context(request)
     model = api.service.model
     switches = template_kwargs(body, model.template.reads)
-    with api.service.translating():
-        turns = _turns(api, body)
-        chat = await apart(request, lambda: to_chat(body, turns))
-        conversation = await apart(request, lambda: to_conversation(chat, switches))
-        parameters = chat_parameters(chat, model.info.generation_defaults)
-    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
-    native = await until_disconnect(request, preparing)
+    with renaming(OWN_NAMES):
+        with api.service.translating():
+            turns = _turns(api, body)
+            chat = await apart(request, lambda: to_chat(body, turns))
+            conversation = await apart(request, lambda: to_conversation(chat, switches))
+            parameters = chat_parameters(chat, model.info.generation_defaults)
+        preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+        native = await until_disconnect(request, preparing)
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]

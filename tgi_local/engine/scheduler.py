@@ -339,6 +339,6 @@ def _finish_reason(sequence: Sequence, token: SampledToken) -> FinishReason | No
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob, ...] | None:
     if not sequence.request.prompt_logprobs:
         return None
-    values = [None, *sequence.prompt_logprobs]
-    prompt_ids = sequence.token_ids[: sequence.num_prompt_tokens]
-    return tuple(TokenLogprob(i, v) for i, v in zip(prompt_ids, values, strict=True))
+    if len(sequence.prompt_logprobs) != sequence.num_prompt_tokens - 1:
+        raise RuntimeError(f"the prompt of {sequence.request_id} was not scored once, this is a bug")
+    return (TokenLogprob(sequence.token_ids[0], None), *sequence.prompt_logprobs)

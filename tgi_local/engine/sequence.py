@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tgi_local.engine.prefix_cache import BlockKey
-from tgi_local.types import GenerationRequest
+from tgi_local.types import GenerationRequest, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Sequence:
         self.num_published_blocks = 0
         self.block_table: tuple[int, ...] = ()
         self.prefix_match = PrefixMatch()
-        self.prompt_logprobs: list[float] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
         self.started_s = 0.0
         self.constraint = request.grammar.start() if request.grammar is not None else None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from tgi_local.constraints import TokenConstraint
-from tgi_local.types import SampledToken, SamplingParams
+from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 
 
 class OutOfMemoryError(Exception):
@@ -62,14 +62,15 @@ class StepPlan:
 class RowResult:
     """What became of one row: a token if one was asked for, or an error that concerns this row alone.
 
-    `target_logprobs` has one value per logprob target of the row. `is_corrupt` means that what the row wrote into the
+    `target_logprobs` has one entry per logprob target of the row, with as many alternatives as its sampling asks for.
+    `is_corrupt` means that what the row wrote into the
     cache can not be trusted.
     """
 
     token: SampledToken | None = None
     error: str | None = None
     is_corrupt: bool = False
-    target_logprobs: tuple[float, ...] = ()
+    target_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tgi_local.model import attention
 from tgi_local.model.kv_cache import LayerShape
 from tgi_local.model.native import library, packing
 from tgi_local.model.quantization import NATIVE_BITS, quantization_config
-from tgi_local.types import GenerationDefaults, ModelInfo
+from tgi_local.model_info import GenerationDefaults, ModelInfo
 
 logger = logging.getLogger(__name__)
 

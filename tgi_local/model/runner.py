@@ -19,8 +19,9 @@ from tgi_local.model.loader import LoadedModel
 from tgi_local.model.memory import GraphPlan, StepLimits, free_for_cache
 from tgi_local.model.native.forward import NativeForward
 from tgi_local.model.native.greedy import GreedyChooser
+from tgi_local.model.sampler import top_tokens
 from tgi_local.model.transfer import to_device
-from tgi_local.types import SampledToken, SamplingParams
+from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 
 logger = logging.getLogger(__name__)
 
@@ -112,18 +113,21 @@ def _kept_positions(plan: StepPlan) -> _Kept:
     return kept
 
 
-def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[float, ...]:
-    """Log-probabilities of the row's prompt tokens, from unmodified logits."""
+def _target_logprobs(logits: torch.Tensor, first: int, row: StepRow) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the row's prompt tokens and of the likeliest in their places, from unmodified logits."""
     if not row.logprob_targets:
         return ()
     count = len(row.logprob_targets)
     targets = to_device(row.logprob_targets, logits.device, torch.long)
     scored = logits[first : first + count]
     # Unlike logsumexp, which is slower, too, this is the same for a position alone and among others.
-    return tuple(scored.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0].tolist())
+    logprobs = scored.log_softmax(dim=-1)
+    values = logprobs.gather(1, targets[:, None])[:, 0].tolist()
+    tops = top_tokens(logprobs, [row.sampling.top_n_tokens] * count)
+    return tuple(map(TokenLogprob, row.logprob_targets, values, tops))
 
 
-def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple[float, ...]) -> RowResult:
+def _row_result(token: SampledToken | None, row: StepRow, target_logprobs: tuple[TokenLogprob, ...]) -> RowResult:
     error = None
     if row.is_sampling and token is None:
         what = "values that are not numbers" if row.constraint is None else "no token that the grammar allows"

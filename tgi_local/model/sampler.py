@@ -39,7 +39,7 @@ def sample(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[SampledToken |
     # NaN anywhere in a row makes its whole softmax NaN. Float32 is exact for ids below 2**24, and one copy enough.
     values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logprobs[:, 0], chosen.float()])
     logprob_list, first_list, ids = values.tolist()
-    tops = _top_tokens(logprobs, [p.top_n_tokens for p in params])
+    tops = top_tokens(logprobs, [p.top_n_tokens for p in params])
     return [
         None if first != first else SampledToken(int(token), logprob, top)
         for token, logprob, first, top in zip(ids, logprob_list, first_list, tops, strict=True)
@@ -115,8 +115,8 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _top_tokens(logprobs: torch.Tensor, counts: Sequence[int]) -> list[tuple[TokenLogprob, ...]]:
-    """The best `counts[i]` tokens of row i, and those as likely as the last of them, as TGI does; no excluded ones."""
+def top_tokens(logprobs: torch.Tensor, counts: Sequence[int]) -> list[tuple[TokenLogprob, ...]]:
+    """The most likely `counts[i]` tokens of row i, and those as likely as the last of them, as TGI does; no excluded ones."""
     tops: list[tuple[TokenLogprob, ...]] = [()] * len(counts)
     rows = [i for i, count in enumerate(counts) if count > 0]
     if not rows:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
+from tgi_local.model_info import GenerationDefaults
 from tgi_local.protocol.grammars import GuidedFields, parse_grammar, parse_response_format
 from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
-from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
+from tgi_local.types import RequestParameters, TextOptions
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
@@ -25,6 +26,11 @@ NEUTRAL_MODEL_NAMES = ("", "tgi")
 class TextPart(WireModel):
     type: str
     text: str | None = None
+    refusal: str | None = None  # of the assistant, who said it in place of an answer
+
+    @property
+    def said(self) -> str | None:
+        return {"text": self.text, "refusal": self.refusal}.get(self.type)
 
 
 class FunctionCall(WireModel):
@@ -39,9 +45,15 @@ class AssistantToolCall(WireModel):
     function: FunctionCall
 
 
+def _once(role: Any) -> Any:
+    """`assistant` for what a client makes of a stream by joining the role of every chunk."""
+    return "assistant" if isinstance(role, str) and role.replace("assistant", "") == "" != role else role
+
+
 class Message(WireModel):
-    role: Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$")]
+    role: Annotated[str, BeforeValidator(_once), Field(pattern=r"^[A-Za-z_]{1,32}$")]
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
+    refusal: str | None = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
@@ -112,6 +124,13 @@ class ChatRequest(CommonFields, ToolFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
+    @property
+    def own_names(self) -> dict[str, str]:
+        """Native fields by the names they have here."""
+        spelling = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        names = {"max_new_tokens": spelling, "min_new_tokens": "min_tokens", "inputs": "messages"}
+        return names | {"top_n_tokens": "top_logprobs"}
+
 
 class CompletionRequest(CommonFields):
     """Body of /v1/completions."""
@@ -137,6 +156,16 @@ class CompletionRequest(CommonFields):
     def num_samples(self) -> int:
         """Per prompt; the likeliest `num_choices` of them are the answer."""
         return self.best_of or self.num_choices
+
+    @property
+    def own_names(self) -> dict[str, str]:
+        """Native fields by the names they have here."""
+        names = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "inputs": "prompt"}
+        return names | {"top_n_tokens": "logprobs"}
+
+    @property
+    def scores_only(self) -> bool:
+        return self.with_prompt and self.max_tokens == 0
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -190,7 +219,7 @@ def effort_switches(effort: str | None, reads: Callable[[str], bool]) -> dict[st
 
 def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
-    if body.suffix is not None:
+    if body.suffix:
         raise SuffixError()
     if body.num_samples < body.num_choices:
         raise ValidationError("`best_of` must be at least `n`", param="best_of")
@@ -199,10 +228,10 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
     return _parameters(
         body,
         defaults,
-        body.max_tokens,
+        1 if body.scores_only else body.max_tokens,
         top_n_tokens=body.logprobs or 0,
         prompt_logprobs=body.with_prompt and body.logprobs is not None,
-        text=TextOptions(keep_stop_string=False),
+        text=TextOptions(keep_stop_string=False, scores_only=body.scores_only),
         grammar=_text_grammar(body),
     )
 
@@ -326,7 +355,7 @@ def _grammar(body: ChatRequest) -> GrammarSource | None:
 
 
 def _to_message(message: Message) -> dict[str, Any]:
-    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content)}
+    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content) or message.refusal or ""}
     if message.name is not None:
         converted["name"] = message.name
     if message.tool_call_id is not None:
@@ -354,10 +383,10 @@ def _text(content: str | list[TextPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for part in content:
-        if part.type != "text" or part.text is None:
+        if part.said is None:
             kind: Literal["image_url"] | str = part.type if part.type in _KNOWN_PARTS else "this"
             raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="messages")
-    return "".join(part.text or "" for part in content)
+    return "".join(part.said or "" for part in content)
 
 
 _KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from tgi_local.model_info import ModelInfo
 from tgi_local.protocol.openai import ChatRequest, CompletionRequest
 from tgi_local.protocol.tgi import logprob
 from tgi_local.protocol.wire import new_id
@@ -13,7 +14,6 @@ from tgi_local.types import (
     FinishReason,
     Generation,
     GenerationRequest,
-    ModelInfo,
     TextEvent,
     TextToken,
     ToolCall,
@@ -260,4 +260,11 @@ def _logprob_entry(token: TextToken) -> dict[str, Any]:
 
 
 def _top_map(token: TextToken, num_top: int) -> dict[str, float | None] | None:
-    return {t.text: logprob(t.logprob) for t in token.top[:num_top]} if token.top else None
+    """The likeliest tokens, and this one even if it is none of them; of two that read the same, the likelier."""
+    if not token.top:
+        return None
+    top = token.top[:num_top]
+    values: dict[str, float | None] = {}
+    for t in top if any(t.id == token.id for t in top) else (*top, token):
+        values.setdefault(t.text, logprob(t.logprob))
+    return values

@@ -14,6 +14,14 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 # A message as the chat schema takes it.
 Turn = dict[str, Any]
 
+# Fields of a chat, and native ones, by the names they have here.
+OWN_NAMES = {
+    "max_new_tokens": "max_output_tokens",
+    "inputs": "input",
+    "messages": "input",
+    "grammar": "text.format",
+    "response_format": "text.format",
+}
 # What changes the answer or where it goes, and is not served.
 _REFUSED = ("background", "conversation", "context_management", "prompt", "top_logprobs")
 _TEXT_PARTS = ("input_text", "output_text", "text")

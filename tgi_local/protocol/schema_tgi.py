@@ -134,6 +134,7 @@ class Info(BaseModel):
     max_client_batch_size: U32
     router: str
     version: str
+    tgi_local_version: str
     sha: str | None
     docker_label: str | None
     quantize: str | None

@@ -5,13 +5,13 @@ import struct
 from typing import Any
 
 from tgi_local.errors import ValidationError
+from tgi_local.model_info import ModelInfo
 from tgi_local.protocol.grammars import parse_grammar
 from tgi_local.protocol.wire import I32, U32, U64, WireModel
 from tgi_local.types import (
     Generation,
     GenerationRequest,
     Limits,
-    ModelInfo,
     RequestParameters,
     TextEvent,
     TextOptions,
@@ -20,6 +20,8 @@ from tgi_local.types import (
 )
 
 _FLOAT32 = struct.Struct("f")
+# Whose contract is served. Clients compare it: LlamaIndex offers tools from 2.0.1 on, and reads max_input_tokens from 2.1.
+TGI_VERSION = "3.3.7"
 
 
 class GenerateParameters(WireModel):
@@ -158,7 +160,8 @@ def info_response(info: ModelInfo, limits: Limits, validation_workers: int, vers
         "validation_workers": validation_workers,
         "max_client_batch_size": limits.max_client_batch_size,
         "router": "tgi-local",
-        "version": version,
+        "version": TGI_VERSION,
+        "tgi_local_version": version,
         "sha": None,
         "docker_label": None,
         "quantize": info.quantize,

@@ -1,11 +1,13 @@
 """What every wire schema shares: strict types, and errors that name the field without echoing its value."""
 
 import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 
-from tgi_local.errors import BodyShapeError
+from tgi_local.errors import BodyShapeError, RequestError
 
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -75,6 +77,19 @@ def shape_error(error: ValidationError) -> BodyShapeError:
         detail = problem["msg"][0].lower() + problem["msg"][1:]
     prefix = f"{path}: " if path else ""
     return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=path or None)
+
+
+@contextmanager
+def renaming(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors that point at a native field point at the client's own, which `names` has for it.
+
+    Their words stay TGI's: clients find out by them that a prompt was too long.
+    """
+    try:
+        yield
+    except RequestError as error:
+        error.param = names.get(error.param, error.param) if error.param else None
+        raise
 
 
 def new_id(prefix: str, separator: str = "-") -> str:

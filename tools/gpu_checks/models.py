@@ -22,7 +22,8 @@ from tgi_local.model.kernel_choice import choose_kernel
 from tgi_local.model.kv_cache import KVCache
 from tgi_local.model.loader import LoadedModel, LoadOptions, load, probe_layers
 from tgi_local.model.runner import TorchRunner, capture_decodes
-from tgi_local.types import GenerationDefaults, GenerationRequest, ModelInfo, SamplingParams, StopParams, TokenEvent
+from tgi_local.model_info import GenerationDefaults, ModelInfo
+from tgi_local.types import GenerationRequest, SamplingParams, StopParams, TokenEvent
 
 NUM_NEW = 24
 PROMPT_LENS = (1, 2, 3, 15, 16, 17, 31, 33, 64, 100, 150, 7)

@@ -102,7 +102,7 @@ def test_what_completions_refuse(tiny_server: Server) -> None:
     batch = "Number of prompts exceeds the maximum allowed batch size of 4"
     assert refused(prompt=["x"] * 5) == (400, batch, "batch size exceeded")
     suffix = "Suffix is not supported and can be achieved by preprocessing the prompt."
-    assert refused(suffix="") == (400, suffix, "suffix not supported")
+    assert refused(suffix=".") == (400, suffix, "suffix not supported")
     assert refused(prompt=[])[0] == 400 and refused(prompt=["fine", ""])[2] == "validation"
 
 
