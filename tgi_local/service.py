@@ -300,7 +300,14 @@ class OpenGeneration:
         self._streams = {
             request.request_id: (
                 index,
-                TextStream(request, model.tokenizer, template.thinking_tags, now, template.tool_format),
+                TextStream(
+                    request,
+                    model.tokenizer,
+                    template.thinking_tags,
+                    now,
+                    template.tool_format,
+                    template.response_template,
+                ),
             )
             for index, request in enumerate(requests)
         }
