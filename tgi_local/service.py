@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
 from tgi_local.bounded_threads import BoundedThreads
 from tgi_local.constraints import ToolGrammar
+from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
-    GenerationError,
-    IncompleteGenerationError,
     NotReadyError,
     OverloadedError,
     RequestError,
@@ -23,29 +22,28 @@ from tgi_local.errors import (
     ValidationError,
 )
 from tgi_local.metrics import Metrics
+from tgi_local.open_generation import OpenGeneration, RequestSlots
+from tgi_local.prompts import decode_prompt, render_prompt
 from tgi_local.stream import TextStream
 from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text_workers import TextWorkers
 from tgi_local.types import (
     Caller,
-    Finish,
     Generation,
     GenerationRequest,
     Limits,
     ModelInfo,
     RequestParameters,
-    TextEvent,
     TokenSpan,
 )
-from tgi_local.validation import build_request, check_parameters, with_new_seed
+from tgi_local.validation import build_request, check_length, check_parameters, with_new_seed
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
-MAX_CHARACTERS_PER_TOKEN = 64
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
 # How many compilations that were given up may still run.
@@ -53,6 +51,8 @@ MAX_LOST_COMPILERS = 4
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 NOBODY = Caller()
+# How many may wait for a worker while there is no model that says how many it serves.
+LOADING_REQUESTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,14 @@ class Service:
 
     def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
-        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
+        self._workers = TextWorkers(num_workers)
         self._compilers = BoundedThreads(
             "grammar", num_threads=num_workers, timeout_s=COMPILE_TIMEOUT_S, max_lost=MAX_LOST_COMPILERS
         )
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
-        self._num_slots_taken = 0
-        self._open: set[OpenGeneration] = set()
+        self._slots = RequestSlots()
+        self._drained_s = math.inf  # what was received before is served
 
     def attach(self, model: ServedModel) -> None:
         self._model = model
@@ -103,14 +103,20 @@ class Service:
             self._state = ServiceState("loading", detail)
 
     def drain(self) -> None:
-        """Refuse new requests; running ones go on."""
+        """Refuse new requests; those that run, and those that are being prepared, go on."""
+        self._drained_s = min(self._drained_s, time.monotonic())
         self._state = ServiceState("draining", "the server is shutting down")
 
     @property
     def model(self) -> ServedModel:
         """The model to serve with. Raises NotReadyError."""
+        return self._model_for(math.inf)
+
+    def _model_for(self, received_s: float) -> ServedModel:
+        """The same; a request that came before the shutdown is served."""
         state = self.state()
-        if self._model is None or state.name in ("loading", "draining", "dead"):
+        refusing = ("loading", "dead") if received_s < self._drained_s else ("loading", "dead", "draining")
+        if self._model is None or state.name in refusing:
             raise NotReadyError(state.name, f"The model is not ready: {state.detail or state.name}")
         return self._model
 
@@ -131,83 +137,101 @@ class Service:
             return ServiceState("stalled", f"no progress for {self._model.engine.stalled_for_s():.0f} s")
         return self._state
 
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too."""
+        try:
+            yield
+        except RequestError as error:
+            self.metrics.request_received()
+            self.metrics.request_failed(_cause(error))
+            raise
+
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
-        """The native request for a raw prompt, as text or token ids. Raises RequestError."""
-        model = self.model
-        with self._counting_failures():
+        """The native request for a raw prompt, as text or token ids. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
+        num_leading_ids = 0
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            if not isinstance(prompt, str):
-                token_ids = _checked_ids(prompt, model.limits.vocab_size)
-                text = await self._in_worker(lambda: model.tokenizer.decode(token_ids, skip_special_tokens=False))
-            else:
+            if isinstance(prompt, str):
                 if not prompt:
                     raise ValidationError("`inputs` cannot be empty", param="inputs")
-                text = prompt
-                _check_length(prompt, model.limits)
-                token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
-            return await self._build(parameters, text, token_ids, received_s, caller)
+                if parameters.truncate is None:
+                    check_length(prompt, model.limits)
+                text, token_ids = prompt, await self._workers.run(lambda: model.tokenizer.encode(prompt))
+                num_leading_ids = model.tokenizer.num_leading_ids
+            else:
+                text, token_ids = await self._workers.run(lambda: decode_prompt(model.tokenizer, prompt, model.limits))
+            return await self._build(model, parameters, text, token_ids, received_s, caller, num_leading_ids)
 
     async def prepare_chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        conversation: Conversation,
         parameters: RequestParameters,
         received_s: float,
-        template_kwargs: Mapping[str, Any] | None = None,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
-        """The native request for a conversation. Raises RequestError."""
-        model = self.model
-        with self._counting_failures():
+        """The native request for a conversation. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            prompt = await self.render_chat(messages, tools, template_kwargs)
-            return await self._build(parameters, prompt.text, prompt.token_ids, received_s, caller)
+            prompt = await self._workers.run(lambda: render_prompt(model.template, conversation, model.limits))
+            return await self._build(model, parameters, prompt.text, prompt.token_ids, received_s, caller)
 
-    async def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> RenderedPrompt:
-        """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
+    async def render_chat(self, conversation: Conversation) -> RenderedPrompt:
+        """The prompt of a conversation. Raises TemplateError, OverloadedError."""
         model = self.model
-        continues = bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
-        _check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
-        return await self._in_worker(
-            lambda: model.template.render(
-                messages,
-                tools=tools,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-                template_kwargs=template_kwargs,
-            )
-        )
+        return await self.work(lambda: render_prompt(model.template, conversation, model.limits))
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+    async def tokenize(self, text: str) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer
-        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+        return await self.work(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
 
-    def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
+    async def tokenize_chat(self, prompt: RenderedPrompt) -> list[TokenSpan]:
+        """The tokens that the model gets for a rendered conversation."""
+        template = self.model.template
+        return await self.work(lambda: template.spans(prompt))
+
+    async def work(self, function: Callable[[], T]) -> T:
+        """What would hold up the event loop, on a worker. Raises OverloadedError when as many wait as may run."""
+        limits = self.limits
+        with self._workers.admit(limits.max_concurrent_requests if limits is not None else LOADING_REQUESTS):
+            return await self._workers.run(function)
+
+    def open(self, requests: Sequence[GenerationRequest]) -> OpenGeneration:
         """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
-        model = self.model
-        if self._num_slots_taken + len(requests) > model.limits.max_concurrent_requests:
+        model = self._model_for(max((request.received_s for request in requests), default=math.inf))
+        try:
+            self._slots.take(len(requests), model.limits.max_concurrent_requests)
+        except OverloadedError:
             self.metrics.request_failed("overloaded")
-            raise OverloadedError()
-        self._num_slots_taken += len(requests)
+            raise
         for request in requests:
             self.metrics.request_admitted(request)
-        generation = OpenGeneration(self, model, requests)
-        self._open.add(generation)
-        return generation
+        now = time.monotonic()
+        template = model.template
+        streams = [
+            TextStream(
+                request,
+                model.tokenizer,
+                template.thinking_tags,
+                now,
+                template.tool_format,
+                template.response_template,
+            )
+            for request in requests
+        ]
+        return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """The fold of the stream, one Generation per request, in their order."""
         generations = [Generation(request) for request in requests]
         async with self.open(requests) as stream:
-            async for index, event in stream:
-                generations[index].add(event)
+            async for batch in stream:
+                for index, event in batch:
+                    generations[index].add(event)
         return generations
 
     async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
@@ -222,26 +246,29 @@ class Service:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
             await self._wait_closed(SEND_TIMEOUT_S)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     async def _wait_closed(self, timeout_s: float) -> None:
+        """Seen idle twice: a request that has just been prepared needs a moment to be opened."""
         deadline = time.monotonic() + timeout_s
-        while self._open and time.monotonic() < deadline:
+        num_idle = 0
+        while num_idle < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-
-    def release(self, num_slots: int) -> None:
-        """Give slots back."""
-        self._num_slots_taken -= num_slots
-
-    def forget(self, generation: "OpenGeneration") -> None:
-        """Its answer is on its way; nobody waits for it any more."""
-        self._open.discard(generation)
+            num_idle = 0 if self._slots.open or self._workers.num_requests else num_idle + 1
 
     async def _build(
-        self, parameters: RequestParameters, text: str, token_ids: Sequence[int], received_s: float, caller: Caller
+        self,
+        model: ServedModel,
+        parameters: RequestParameters,
+        text: str,
+        token_ids: Sequence[int],
+        received_s: float,
+        caller: Caller,
+        num_leading_ids: int = 0,
     ) -> GenerationRequest:
-        model = self.model
-        request = build_request(parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s)
+        request = build_request(
+            parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s, num_leading_ids
+        )
         request = replace(request, principal=caller.principal, cache_salt=caller.cache_salt)
         source, grammars = parameters.grammar, model.grammars
         if source is None:
@@ -258,119 +285,28 @@ class Service:
             field = "tools" if isinstance(source, ToolGrammar) else source.field
             raise ValidationError("grammar is not valid: compiling it takes too long", param=field) from None
 
-    async def _in_worker(self, function: Callable[[], T]) -> T:
-        """Run text work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+    async def aside(self, function: Callable[[], T]) -> T:
+        """On a worker like `work`, for a request that has been served and may not be refused any more."""
+        return await self._workers.run(function)
 
-    def _counting_failures(self) -> "_CountFailures":
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Counts a request, and its refusal under its cause. One that is being prepared needs a slot, too."""
         self.metrics.request_received()
-        return _CountFailures(self.metrics)
-
-
-class _CountFailures:
-    """Counts a refused request under its cause."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, TemplateError):
-            self._metrics.request_failed("template")
-        elif isinstance(error, RequestError):
-            self._metrics.request_failed("validation")
-
-
-class OpenGeneration:
-    """Owns the slots of a group of requests and their text streams. Iterate once; close always.
-
-    Yields (index of the request in the group, event). Closing early cancels what still runs.
-    """
-
-    def __init__(self, service: Service, model: ServedModel, requests: Sequence[GenerationRequest]) -> None:
-        self._service = service
-        self._engine = model.engine
-        self._requests = requests
-        self._num_open = len(requests)
-        self._events: AsyncGenerator[tuple[int, TextEvent]] | None = None
-        now = time.monotonic()
-        template = model.template
-        self._streams = {
-            request.request_id: (
-                index,
-                TextStream(
-                    request,
-                    model.tokenizer,
-                    template.thinking_tags,
-                    now,
-                    template.tool_format,
-                    template.response_template,
-                ),
-            )
-            for index, request in enumerate(requests)
-        }
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, TextEvent]]:
-        self._events = self._run()
-        return self._events
-
-    async def aclose(self) -> None:
-        """Idempotent."""
-        if self._events is not None:
-            await self._events.aclose()
-        self._service.forget(self)
-        self._service.release(self._num_open)
-        dropped, self._num_open = self._num_open, 0
-        for _ in range(dropped):
-            self._service.metrics.request_failed("dropped")
-
-    async def _run(self) -> AsyncGenerator[tuple[int, TextEvent]]:
+        limits = self.limits
+        assert limits is not None
         try:
-            async with aclosing(self._engine.submit(self._requests)) as batches:
-                async for batch in batches:
-                    for token_event in batch:
-                        if token_event.request_id not in self._streams:
-                            continue
-                        index, stream = self._streams[token_event.request_id]
-                        event = stream.step(token_event)
-                        if event.finish is not None:
-                            self._finished(token_event.request_id, event.finish)
-                        yield index, event
-                    if not self._streams:
-                        return
-        except (GenerationError, NotReadyError):
-            self._failed("generation")
+            with self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken):
+                yield
+        except (RequestError, OverloadedError, asyncio.CancelledError) as error:
+            self.metrics.request_failed(_cause(error))
             raise
-        except Exception as error:
-            # A bug in the text machines: this request ends with an error, the others do not notice.
-            logger.exception("turning tokens into text failed")
-            self._failed("generation")
-            raise GenerationError("the server could not turn the tokens into text") from error
-        if self._streams:
-            self._failed("incomplete")
-            raise IncompleteGenerationError()
 
-    def _finished(self, request_id: str, finish: Finish) -> None:
-        del self._streams[request_id]
-        # After a stop string the engine would go on; tokens already on their way find no stream and are dropped.
-        self._engine.cancel(request_id)
-        self._num_open -= 1
-        self._service.release(1)
-        self._service.metrics.request_finished(finish)
 
-    def _failed(self, cause: str) -> None:
-        self._service.release(self._num_open)
-        for _ in range(self._num_open):
-            self._service.metrics.request_failed(cause)
-        self._num_open = 0
+def _cause(error: BaseException) -> str:
+    """Why a request was not admitted, as the metrics say it."""
+    causes = {OverloadedError: "overloaded", TemplateError: "template", RequestError: "validation"}
+    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), "dropped")
 
 
 def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
@@ -379,18 +315,3 @@ def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     while len(requests) < count:
         requests.append(with_new_seed(requests[-1]))
     return requests
-
-
-def _check_length(text: str, limits: Limits) -> None:
-    if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
-        raise ValidationError(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
-            param="inputs",
-            code="context_length_exceeded",
-        )
-
-
-def _checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
-    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
-        raise ValidationError(f"`prompt` token ids must be from 0 to {vocab_size - 1}", param="prompt")
-    return list(token_ids)

@@ -248,3 +248,23 @@ def test_what_a_template_can_do(source: Any, supports_tools: bool, call_format: 
         call_format,
         tags,
     )
+
+
+@pytest.mark.parametrize("kind", ["chatml", "sentencepiece", "unigram"])
+@pytest.mark.parametrize("content", ["Hello world", "a</s>b <|im_end|> c", "</s>", "x < 3"])
+def test_spans_are_those_of_the_tokens_that_the_model_gets(
+    kind: str, content: str, request: pytest.FixtureRequest
+) -> None:
+    template = ChatTemplate(request.getfixturevalue(kind))
+    prompt = template.render([{"role": "user", "content": content}])
+    spans = template.spans(prompt)
+    assert tuple(span.id for span in spans) == prompt.token_ids
+    raw = prompt.text.encode()
+    assert all(raw[span.start : span.stop].decode() == span.text for span in spans)
+    assert [span.start for span in spans] == sorted(span.start for span in spans) and spans[-1].stop == len(raw)
+
+
+def test_white_space_at_the_end_of_a_continued_message_is_left_out(chatml: TextTokenizer) -> None:
+    messages = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "one, two, \n"}]
+    prompt = ChatTemplate(chatml).render(messages, continue_final_message=True)
+    assert prompt.text.endswith("<|im_start|>assistant\none, two,")

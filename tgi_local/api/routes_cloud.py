@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local import __version__
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read, read_as
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_response
 from tgi_local.api.routes_openai import answer_chat, answer_completions
 from tgi_local.api.routes_tgi import answer_compat
-from tgi_local.api.sse import ClientGoneError, until_disconnect
+from tgi_local.api.sse import until_disconnect
 from tgi_local.errors import (
     BodyShapeError,
     FailedInstanceError,
@@ -39,10 +39,16 @@ from tgi_local.protocol.cloud import (
     raw_text,
     server_metadata,
 )
-from tgi_local.protocol.openai import ChatRequest, CompletionRequest, chat_parameters, to_messages
+from tgi_local.protocol.openai import (
+    ChatRequest,
+    CompletionRequest,
+    chat_parameters,
+    template_kwargs,
+    to_conversation,
+)
 from tgi_local.protocol.tgi import GenerateRequest
-from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import WireModel, parse
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -57,7 +63,8 @@ MODEL = "/v2/models/{model:path}/versions/{version}"
 async def invocations(request: Request) -> Response:
     """The first dialect whose shape the body has."""
     received_s = time.monotonic()
-    body = _sagemaker_body(await read_json(request), chat_first=context(request).chat_first)
+    chat_first = context(request).chat_first
+    body = await read_as(request, lambda given: _sagemaker_body(given, chat_first=chat_first))
     if isinstance(body, GenerateRequest):
         return await answer_compat(request, body, received_s)
     if isinstance(body, ChatRequest):
@@ -84,7 +91,7 @@ def _sagemaker_body(body: Any, *, chat_first: bool) -> WireModel:
 async def vertex(request: Request) -> Response:
     received_s = time.monotonic()
     try:
-        body = parse(VertexRequest, await read_json(request))
+        body = await read(request, VertexRequest)
         if not body.instances:
             raise NoInstancesError()
 
@@ -92,8 +99,6 @@ async def vertex(request: Request) -> Response:
             return [await _prepare_instance(request, instance, received_s) for instance in body.instances]
 
         texts = await _texts(request, prepare)
-    except ClientGoneError:
-        return Response(status_code=499)
     except TgiLocalError as error:
         return native_response(error)  # also under a path of the platform's choice
     return _json({"predictions": texts})
@@ -102,21 +107,24 @@ async def vertex(request: Request) -> Response:
 @router.post(MODEL + "/infer")
 async def infer(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(InferRequest, await read_json(request))
+    body = await read(request, InferRequest)
     if len(body.inputs) != len(body.outputs):
         raise LengthMismatchError()
     prompts = [prompt.text for prompt in body.inputs]
+    best_of = body.parameters.best_of or 1
     service = context(request).service
 
     async def prepare() -> list[GenerationRequest]:
-        return [
-            await service.prepare_text(prompt, body.native, received_s, caller=caller_of(request)) for prompt in prompts
-        ]
+        requests: list[GenerationRequest] = []
+        for prompt in prompts:
+            native = await service.prepare_text(prompt, body.native, received_s, caller=caller_of(request))
+            requests += siblings(native, best_of)
+        return requests
 
-    try:
-        return _json(infer_response(body, await _texts(request, prepare)))
-    except ClientGoneError:
-        return Response(status_code=499)
+    texts = await _texts(request, prepare, best_of)
+    if body.parameters.return_full_text:
+        texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    return _json(infer_response(body, texts))
 
 
 @router.api_route("/v2/health/live", methods=["GET", "HEAD"])
@@ -157,18 +165,25 @@ async def _prepare_instance(
     service = context(request).service
     if isinstance(instance, GenerateInstance):
         return await service.prepare_text(instance.inputs, instance.native, received_s, caller=caller_of(request))
-    parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
-    return await service.prepare_chat(
-        to_messages(instance), to_tools(instance.offered_tools), parameters, received_s, caller=caller_of(request)
-    )
+    switches = template_kwargs(instance, service.model.template.reads)
+    with service.translating():
+        parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
+        conversation = await apart(request, lambda: to_conversation(instance, switches))
+    return await service.prepare_chat(conversation, parameters, received_s, caller_of(request))
 
 
-async def _texts(request: Request, prepare: Callable[[], Awaitable[Sequence[GenerationRequest]]]) -> list[str]:
-    """Every instance's text; they run side by side. Raises FailedInstanceError when one is refused or fails."""
+async def _texts(
+    request: Request, prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]], best_of: int = 1
+) -> list[str]:
+    """The best text of every `best_of` requests; all run side by side.
+
+    Raises FailedInstanceError when one is refused or fails.
+    """
     with _failing_as_one():
-        prepared = await prepare()
+        prepared = await until_disconnect(request, prepare())
         generations = await until_disconnect(request, context(request).service.generate(prepared))
-    return [generation.text for generation in generations]
+    groups = [generations[start : start + best_of] for start in range(0, len(generations), best_of)]
+    return [max(group, key=lambda generation: generation.mean_logprob).text for group in groups]
 
 
 @contextmanager

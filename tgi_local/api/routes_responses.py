@@ -8,11 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import ApiContext, caller_of, context
+from tgi_local.api.sse import until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
-from tgi_local.protocol.openai import chat_parameters, to_messages
+from tgi_local.protocol.openai import chat_parameters, to_conversation
 from tgi_local.protocol.responses import (
     InputItem,
     PromptFields,
@@ -23,7 +24,6 @@ from tgi_local.protocol.responses import (
     to_turns,
 )
 from tgi_local.protocol.responses_answers import ResponseAnswer
-from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 
 router = APIRouter()
@@ -32,19 +32,17 @@ router = APIRouter()
 @router.post("/v1/responses")
 async def create_response(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(ResponsesRequest, await read_json(request))
+    body = await read(request, ResponsesRequest)
     api = context(request)
     model = api.service.model
-    turns = _turns(api, body)
-    chat = to_chat(body, turns)
-    native = await api.service.prepare_chat(
-        to_messages(chat),
-        to_tools(chat.offered_tools),
-        chat_parameters(chat, model.info.generation_defaults),
-        received_s,
-        template_kwargs(body, model.template.reads),
-        caller=caller_of(request),
-    )
+    switches = template_kwargs(body, model.template.reads)
+    with api.service.translating():
+        turns = _turns(api, body)
+        chat = await apart(request, lambda: to_chat(body, turns))
+        conversation = await apart(request, lambda: to_conversation(chat, switches))
+        parameters = chat_parameters(chat, model.info.generation_defaults)
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+    native = await until_disconnect(request, preparing)
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]
@@ -58,11 +56,13 @@ async def create_response(request: Request) -> Response:
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request) -> Response:
-    body = parse(PromptFields, await read_json(request))
+    body = await read(request, PromptFields)
     api = context(request)
-    kwargs = template_kwargs(body, api.service.model.template.reads)
-    chat = to_chat(body, _turns(api, body))
-    prompt = await api.service.render_chat(to_messages(chat), to_tools(chat.offered_tools), kwargs)
+    switches = template_kwargs(body, api.service.model.template.reads)
+    turns = _turns(api, body)
+    chat = await apart(request, lambda: to_chat(body, turns))
+    conversation = await apart(request, lambda: to_conversation(chat, switches))
+    prompt = await until_disconnect(request, api.service.render_chat(conversation))
     answer = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
     return Response(orjson.dumps(answer), media_type="application/json")
 

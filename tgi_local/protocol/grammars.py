@@ -58,7 +58,10 @@ def _guided(kind: str, value: Any, field: str) -> JsonGrammar | RegexGrammar:
 
 
 def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGrammar:
-    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises RequestError."""
+    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises BodyShapeError.
+
+    Schemas are checked later: in TGI's order everything else that may be wrong with a request comes first.
+    """
     kind, value = given.get("type"), given.get("value")
     if kind is None:
         raise _shape_error(field, "missing field `type`")
@@ -76,8 +79,6 @@ def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGr
         return RegexGrammar(value, field)
     if kind == "json_schema" and isinstance(value, Mapping) and "schema" in value:
         value = value["schema"]
-    if not isinstance(value, str | Mapping):
-        raise ValidationError("grammar is not supported", param=field)
     return JsonGrammar(value, field)
 
 

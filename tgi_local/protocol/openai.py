@@ -1,20 +1,23 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tgi_local.constraints import GrammarSource, ToolGrammar
+from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
 from tgi_local.protocol.grammars import GuidedFields, parse_response_format
-from tgi_local.protocol.tools import ToolFields
+from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
 from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
+MAX_PROMPTS = 1024
+MAX_PARTS = 1024
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
 
@@ -38,7 +41,7 @@ class AssistantToolCall(WireModel):
 
 class Message(WireModel):
     role: Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$")]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
@@ -92,6 +95,10 @@ class ChatRequest(CommonFields, ToolFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    modalities: list[str] | None = None
+    web_search_options: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(CommonFields):
@@ -99,14 +106,19 @@ class CompletionRequest(CommonFields):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[U32], Field(min_length=1)]
-        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     suffix: str | None = None
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Per prompt; the likeliest `num_choices` of them are the answer."""
+        return self.best_of or self.num_choices
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -119,6 +131,12 @@ class CompletionRequest(CommonFields):
 
 def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
+    if not {"text"}.issuperset(body.modalities or ()):
+        raise UnsupportedError("`modalities` other than text are not supported", param="modalities")
+    if body.web_search_options is not None:
+        raise UnsupportedError(
+            "`web_search_options` is not supported: nothing is ever fetched", param="web_search_options"
+        )
     grammar = _grammar(body)
     wants_logprobs = bool(body.logprobs)
     if body.top_logprobs and not wants_logprobs:
@@ -156,8 +174,10 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
     """Raises RequestError for what this server does not honour."""
     if body.suffix is not None:
         raise SuffixError()
-    if body.best_of is not None and body.best_of != body.num_choices:
-        raise UnsupportedError("`best_of` other than `n` is not supported; use `n`, or /generate", param="best_of")
+    if body.num_samples < body.num_choices:
+        raise ValidationError("`best_of` must be at least `n`", param="best_of")
+    if body.stream and body.num_samples > body.num_choices:
+        raise ValidationError("`best_of` greater than `n` is not supported when streaming", param="best_of")
     return _parameters(
         body,
         defaults,
@@ -167,6 +187,33 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
         text=TextOptions(keep_stop_string=False),
         grammar=parse_response_format(body),
     )
+
+
+def to_conversation(body: ChatRequest, template_kwargs: Mapping[str, Any]) -> Conversation:
+    """Raises RequestError, UnsupportedError for content that is not text."""
+    continues = _continues(body)
+    return Conversation(
+        to_messages(body),
+        to_tools(body.offered_tools),
+        template_kwargs,
+        add_generation_prompt=not continues and body.add_generation_prompt is not False,
+        continue_final_message=continues,
+    )
+
+
+def _continues(body: ChatRequest) -> bool:
+    """Whether the answer goes on with the last message: as asked for, else when it is the assistant's, as in TGI."""
+    last = body.messages[-1]
+    can = last.role == "assistant" and not last.tool_calls and last.function_call is None
+    if body.continue_final_message is None:
+        return can and body.add_generation_prompt is not True
+    if body.continue_final_message and body.add_generation_prompt:
+        detail = "`continue_final_message` and `add_generation_prompt` can not both be true"
+        raise ValidationError(detail, param="continue_final_message")
+    if body.continue_final_message and not can:
+        detail = "`continue_final_message` needs a last message with text of the assistant"
+        raise ValidationError(detail, param="continue_final_message")
+    return body.continue_final_message
 
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:

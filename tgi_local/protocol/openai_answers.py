@@ -30,7 +30,7 @@ class Usage:
 
     def __init__(self, num_choices: int) -> None:
         """`num_choices` per prompt."""
-        self._num_choices = num_choices
+        self.num_choices = num_choices
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -43,7 +43,7 @@ class Usage:
         self.completion_tokens += finish.num_tokens
         self.reasoning_tokens += finish.num_reasoning_tokens
         # A prompt's other choices share what the first one computes: no news about what was cached before the call.
-        if index % self._num_choices == 0:
+        if index % self.num_choices == 0:
             self.cached_tokens += finish.num_cached_tokens
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,6 +61,7 @@ class ChatAnswer:
 
     def __init__(self, body: ChatRequest, served: str, fingerprint: str) -> None:
         self._with_logprobs = bool(body.logprobs)
+        self._num_top = body.top_logprobs or 0
         self._head = {
             "id": new_id("chatcmpl"),
             "created": int(time.time()),
@@ -128,7 +129,7 @@ class ChatAnswer:
     def _logprobs(self, tokens: Sequence[TextToken]) -> dict[str, Any] | None:
         if not self._with_logprobs:
             return None
-        return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
+        return {"content": [_chat_logprob(token, self._num_top) for token in tokens], "refusal": None}
 
 
 class CompletionAnswer:
@@ -146,7 +147,8 @@ class CompletionAnswer:
         self._offsets: dict[int, int] = {}
 
     def object(self, generations: Sequence[Generation], usage: Usage) -> dict[str, Any]:
-        choices = [self._choice(index, generation) for index, generation in enumerate(generations)]
+        likeliest = _likeliest(generations, self._body.num_samples, self._body.num_choices)
+        choices = [self._choice(index, generation) for index, generation in enumerate(likeliest)]
         return {**self._head, "choices": choices, "usage": usage.as_dict()}
 
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
@@ -183,13 +185,24 @@ class CompletionAnswer:
         for token in tokens:
             offsets.append(offset)
             offset += len(token.text)
-        with_top = self._body.logprobs > 0
+        num_top = self._body.logprobs
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [logprob(token.logprob) for token in tokens],
-            "top_logprobs": [_top_map(token) for token in tokens] if with_top else None,
+            "top_logprobs": [_top_map(token, num_top) for token in tokens] if num_top else None,
             "text_offset": offsets,
         }
+
+
+def _likeliest(generations: Sequence[Generation], num_samples: int, count: int) -> list[Generation]:
+    """Of each prompt's `num_samples` the `count` with the highest mean log-probability; all of them as they came."""
+    if num_samples == count:
+        return list(generations)
+    chosen: list[Generation] = []
+    for start in range(0, len(generations), num_samples):
+        samples = generations[start : start + num_samples]
+        chosen += sorted(samples, key=lambda generation: -generation.mean_logprob)[:count]
+    return chosen
 
 
 def models_response(info: ModelInfo, max_total_tokens: int) -> dict[str, Any]:
@@ -233,8 +246,8 @@ def _call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def _chat_logprob(token: TextToken) -> dict[str, Any]:
-    return _logprob_entry(token) | {"top_logprobs": [_logprob_entry(t) for t in token.top]}
+def _chat_logprob(token: TextToken, num_top: int) -> dict[str, Any]:
+    return _logprob_entry(token) | {"top_logprobs": [_logprob_entry(t) for t in token.top[:num_top]]}
 
 
 def _logprob_entry(token: TextToken) -> dict[str, Any]:
@@ -246,5 +259,5 @@ def _logprob_entry(token: TextToken) -> dict[str, Any]:
     }
 
 
-def _top_map(token: TextToken) -> dict[str, float | None] | None:
-    return {t.text: logprob(t.logprob) for t in token.top} if token.top else None
+def _top_map(token: TextToken, num_top: int) -> dict[str, float | None] | None:
+    return {t.text: logprob(t.logprob) for t in token.top[:num_top]} if token.top else None

@@ -1,7 +1,7 @@
 """Grammars that constrain what a model may write: JSON schemas, regular expressions and tool calls, by llguidance."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -222,6 +222,8 @@ def _without_control_texts(description: str) -> str:
 def _rule(source: JsonGrammar | RegexGrammar) -> str:
     """The right side of a rule. Raises ValueError."""
     if isinstance(source, JsonGrammar):
+        if not isinstance(source.schema, str | Mapping):
+            raise ValidationError("grammar is not supported", param=source.field)
         return _schema_rule(json_schema.canonical(source.schema), source.strict)
     if len(source.pattern) > MAX_PATTERN_LEN:
         raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
