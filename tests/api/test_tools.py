@@ -66,7 +66,7 @@ def folded(chunks: list[Any]) -> Any:
                 assert piece["id"].startswith("call_") and piece["index"] == len(calls) and function["name"]
                 calls[piece["index"]] = (piece["type"], dict(function))
             else:
-                assert "type" not in piece and function["name"] is None
+                assert "type" not in piece and "name" not in function
                 calls[piece["index"]][1]["arguments"] += function["arguments"]
         if piece := delta.get("function_call"):
             older = older or {"name": piece["name"], "arguments": ""}

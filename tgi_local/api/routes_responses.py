@@ -46,7 +46,7 @@ async def create_response(request: Request) -> Response:
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]
-        api.responses.put(answer.object, to_turns(output, turns))
+        api.responses.put(answer.object, to_turns(output, turns), output)
 
     answer = ResponseAnswer(body, model.info.model_id, native, None if body.store is False else keep)
     if body.stream:
@@ -83,7 +83,10 @@ async def delete_response(request: Request, response_id: str) -> Response:
 
 def _turns(api: ApiContext, body: PromptFields) -> Sequence[Turn]:
     """The conversation so far; `instructions` of earlier responses are not part of it."""
+    given = body.input
+    if not isinstance(given, str):
+        given = [item if item.referred_id is None else api.responses.item(item.referred_id) for item in given]
     if body.previous_response_id is None:
-        return to_turns(body.input)
+        return to_turns(given)
     earlier = api.responses.get(body.previous_response_id, "previous_response_id").turns
-    return to_turns(body.input, earlier)
+    return to_turns(given, earlier)

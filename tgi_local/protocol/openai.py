@@ -8,7 +8,7 @@ from pydantic import Field
 from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
-from tgi_local.protocol.grammars import GuidedFields, parse_response_format
+from tgi_local.protocol.grammars import GuidedFields, parse_grammar, parse_response_format
 from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
 from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
@@ -72,7 +72,13 @@ class CommonFields(GuidedFields):
     stream_options: StreamOptions | None = None
     min_tokens: U32 | None = None
     ignore_eos: bool | None = False
+    # TGI's native parameters, which hub clients send here too.
     truncate: U32 | None = None
+    stop_sequences: list[str] | None = None
+    do_sample: bool | None = None
+    typical_p: float | None = None
+    watermark: bool | None = False
+    adapter_id: str | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -81,6 +87,12 @@ class CommonFields(GuidedFields):
     @property
     def num_choices(self) -> int:
         return self.n or 1
+
+    @property
+    def switches_sampling_off(self) -> bool:
+        """TGI's `do_sample: false`, which anything that shapes the distribution overrules."""
+        shapes = (self.temperature, self.top_p, self.typical_p, self.top_k)
+        return self.do_sample is False and all(shape in (None, 1.0) for shape in shapes)
 
     def shown_model(self, served: str) -> str:
         return served if self.model is None or self.model in NEUTRAL_MODEL_NAMES else self.model[:256]
@@ -114,6 +126,12 @@ class CompletionRequest(CommonFields):
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    return_full_text: bool | None = None  # TGI's name of `echo`
+    grammar: dict[str, Any] | None = None
+
+    @property
+    def with_prompt(self) -> bool:
+        return bool(self.echo or self.return_full_text)
 
     @property
     def num_samples(self) -> int:
@@ -183,9 +201,9 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
         defaults,
         body.max_tokens,
         top_n_tokens=body.logprobs or 0,
-        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+        prompt_logprobs=body.with_prompt and body.logprobs is not None,
         text=TextOptions(keep_stop_string=False),
-        grammar=parse_response_format(body),
+        grammar=_text_grammar(body),
     )
 
 
@@ -242,19 +260,20 @@ def _parameters(
         raise ValidationError("`top_p` must be >= 0.0 and <= 1.0", param="top_p")
     top_k = body.top_k if body.top_k is not None else defaults.top_k
     # OpenAI's neutral and extreme values, in native terms: 0 leaves one choice, 1 leaves all.
-    is_greedy = temperature == 0.0 or top_p == 0.0
+    is_greedy = temperature == 0.0 or top_p == 0.0 or body.switches_sampling_off
     return RequestParameters(
         temperature=None if is_greedy else temperature,
         do_sample=not is_greedy,
         top_p=None if is_greedy or top_p == 1.0 else top_p,
         top_k=None if is_greedy or top_k in (0, -1) else top_k,
+        typical_p=None if is_greedy or body.typical_p == 1.0 else body.typical_p,
         min_p=0.0 if is_greedy else body.min_p or 0.0,
         repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         additive_frequency_penalty=body.frequency_penalty or 0.0,
         additive_presence_penalty=body.presence_penalty or 0.0,
         max_new_tokens=max_tokens,
         min_new_tokens=body.min_tokens or 0,
-        stop=_stop(body.stop),
+        stop=_stop(body.stop, body.stop_sequences),
         seed=None if body.seed is None else body.seed % 2**64,
         top_n_tokens=top_n_tokens,
         max_top_n_tokens=MAX_TOP_LOGPROBS,
@@ -262,6 +281,8 @@ def _parameters(
         logit_bias=_logit_bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),
         truncate=body.truncate,
+        watermark=bool(body.watermark),
+        adapter_id=body.adapter_id,
         grammar=grammar,
         text=text,
     )
@@ -271,10 +292,9 @@ def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(dict.fromkeys(stop))
+def _stop(stop: str | list[str] | None, stop_sequences: list[str] | None) -> tuple[str, ...]:
+    given = [stop] if isinstance(stop, str) else stop or []
+    return tuple(dict.fromkeys([*given, *(stop_sequences or [])]))
 
 
 def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int, float], ...]:
@@ -286,6 +306,15 @@ def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int,
     if not all(key.isdecimal() and len(key) < 10 for key in bias):
         raise ValidationError("`logit_bias` keys must be token ids", param="logit_bias")
     return tuple((int(key), value) for key, value in bias.items())
+
+
+def _text_grammar(body: CompletionRequest) -> GrammarSource | None:
+    found = parse_response_format(body)
+    if body.grammar is None:
+        return found
+    if found is not None:
+        raise ValidationError("only one grammar can be followed at a time", param="grammar")
+    return parse_grammar(body.grammar, "grammar")
 
 
 def _grammar(body: ChatRequest) -> GrammarSource | None:

@@ -153,7 +153,7 @@ class CompletionAnswer:
 
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
         is_first = index not in self._offsets
-        echoed = request.prompt_text if is_first and self._body.echo else ""
+        echoed = request.prompt_text if is_first and self._body.with_prompt else ""
         tokens = [*event.prompt_tokens, *([event.token] if event.token else [])]
         offset = self._offsets.get(index, 0)
         logprobs = self._logprobs(tokens, offset)
@@ -168,7 +168,7 @@ class CompletionAnswer:
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None
-        text = (generation.request.prompt_text if self._body.echo else "") + generation.text
+        text = (generation.request.prompt_text if self._body.with_prompt else "") + generation.text
         tokens = [*generation.prompt_tokens, *generation.tokens]
         return {
             "index": index,
@@ -228,9 +228,9 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def _tool_call_delta(piece: ToolCallDelta) -> dict[str, Any]:
-    """`id` and `type` come with the name; later pieces have a name without a value, which TGI's clients look for."""
+    """`id` and `type` come with the name."""
     head = {} if piece.name is None else {"id": _call_id(), "type": "function"}
-    return {"index": piece.index, **head, "function": {"name": piece.name, "arguments": piece.arguments}}
+    return {"index": piece.index, **head, "function": _function_delta(piece)}
 
 
 def _function_delta(piece: ToolCallDelta) -> dict[str, Any]:
