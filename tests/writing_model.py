@@ -69,7 +69,12 @@ async def writing(tokenizer: TextTokenizer, *, with_grammars: bool = True) -> As
     engine = EngineThread(Engine(scheduler, runner), service.metrics.step_done)
     engine.start()
     grammars = GrammarCompiler.load(
-        tokenizer, ends, tokenizer.vocab_size, format=template.tool_format, thinking_tags=template.thinking_tags
+        tokenizer,
+        ends,
+        tokenizer.vocab_size,
+        format=template.tool_format,
+        thinking_tags=template.thinking_tags,
+        constrains_auto=template.response_template is None,
     )
     limits = replace(
         LIMITS, max_input_tokens=MAX_TOKENS - 1, max_total_tokens=MAX_TOKENS, vocab_size=tokenizer.vocab_size

@@ -131,6 +131,7 @@ def _load_grammars(
             vocab_size,
             format=template.tool_format,
             thinking_tags=template.thinking_tags,
+            constrains_auto=template.response_template is None,
         )
     except ValueError as error:
         logger.warning("grammars are not supported with this tokenizer: %s", error)

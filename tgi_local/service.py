@@ -204,8 +204,18 @@ class Service:
         for request in requests:
             self.metrics.request_admitted(request)
         now = time.monotonic()
-        tags, tool_format = model.template.thinking_tags, model.template.tool_format
-        streams = [TextStream(request, model.tokenizer, tags, now, tool_format) for request in requests]
+        template = model.template
+        streams = [
+            TextStream(
+                request,
+                model.tokenizer,
+                template.thinking_tags,
+                now,
+                template.tool_format,
+                template.response_template,
+            )
+            for request in requests
+        ]
         return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:

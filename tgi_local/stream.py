@@ -1,8 +1,12 @@
 """Token events of one request to text events: detokenize, stop strings, reasoning and tool calls."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tgi_local.text.detokenizer import Detokenizer
 from tgi_local.text.loose_calls import LooseCallParser
 from tgi_local.text.reasoning import ReasoningParser
+from tgi_local.text.response_template import TemplateCallParser
 from tgi_local.text.stop_strings import StopStrings
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_calls import Content, ToolCallParser
@@ -31,6 +35,7 @@ class TextStream:
         thinking_tags: tuple[str, str] | None,
         submitted_s: float,
         tool_format: ToolFormat = HERMES,
+        response_template: Mapping[str, Any] | None = None,
     ) -> None:
         self._request = request
         self._tokenizer = tokenizer
@@ -38,13 +43,19 @@ class TextStream:
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
         self._num_cached_tokens = 0
-        tokens = tool_format.tokens if request.text.parse_tool_calls else ()
-        shown_ids = frozenset(id for token in tokens if (id := tokenizer.token_id(token)) is not None)
+        shown_ids: frozenset[int] = frozenset()
+        self._tool_calls: ToolCallParser | LooseCallParser | TemplateCallParser | None = None
+        if request.text.parse_tool_calls:
+            shown_ids = tokenizer.special_ids & {tokenizer.token_id(token) for token in tool_format.tokens}
+            if request.text.are_calls_valid:
+                self._tool_calls = ToolCallParser(tool_format, request.text.tools)
+            elif response_template is not None:
+                self._tool_calls = TemplateCallParser(response_template)
+                shown_ids = tokenizer.special_ids - request.stopping.stop_token_ids
+            else:
+                self._tool_calls = LooseCallParser(tool_format, request.text.tools)
         self._detokenizer = Detokenizer(
-            tokenizer,
-            request.prompt_token_ids,
-            skip_special_tokens=True,
-            shown_ids=frozenset(id for id in shown_ids if tokenizer.is_special(id)),
+            tokenizer, request.prompt_token_ids, skip_special_tokens=True, shown_ids=shown_ids
         )
         self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
         self._reasoning: ReasoningParser | None = None
@@ -52,11 +63,6 @@ class TextStream:
             # Some templates open the thought themselves, at the end of the prompt.
             starts_open = request.prompt_text.rstrip().endswith(thinking_tags[0])
             self._reasoning = ReasoningParser(*thinking_tags, starts_open=starts_open)
-        self._tool_calls: ToolCallParser | LooseCallParser | None = None
-        if request.text.parse_tool_calls and request.text.are_calls_valid:
-            self._tool_calls = ToolCallParser(tool_format, request.text.tools)
-        elif request.text.parse_tool_calls:
-            self._tool_calls = LooseCallParser(tool_format, request.text.tools)
 
     def step(self, event: TokenEvent) -> TextEvent:
         """Raises the error of an error event."""

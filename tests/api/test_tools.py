@@ -6,10 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
 
+from tests.text.conftest import byte_level_backend
 from tests.text.families import FAMILIES, HERMES, WEATHER
 from tests.text.test_tool_formats import CONVERSATION, tokenizer
 from tests.writing_model import Writing, writing
+from tgi_local.text.response_template import reads_calls
 from tgi_local.text.tokenizer import TextTokenizer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -280,6 +284,42 @@ async def test_calls_in_thoughts_are_thoughts() -> None:
         says = "I could <tool_call>\nwhatever</tool_call></think>No."
         answer = await chat(server, says)
         assert answer["message"]["content"] == "No." and "whatever" in answer["message"]["reasoning"]
+
+
+OWN_FORMAT = {
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "content": {},
+        "tool_calls": {
+            "open": "<|call|>",
+            "close": "<|done|>",
+            "content": "json",
+            "repeats": True,
+            "transform": {"type": "function", "function": {"name": "{content.fn}", "arguments": "{content.args}"}},
+        },
+    },
+}
+
+
+async def test_a_checkpoint_may_tell_how_its_calls_are_read() -> None:
+    backend = Tokenizer.from_str(byte_level_backend().to_str().replace("tool_call>", "another>"))
+    backend.add_tokens([AddedToken(token, special=True) for token in ("<|call|>", "<|done|>")])
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", response_template=OWN_FORMAT)
+    words.chat_template = (
+        "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    call = '<|call|>{"fn": "get_weather", "args": {"city": "Bonn", "days": 3}}<|done|>'
+    async with writing(TextTokenizer(words)) as server:
+        answer = await chat(server, "I look. " + call + call.replace("get_weather", "stop"))
+        assert called(answer) == [CALLS[0], ("stop", CALLS[0][1])] and answer["finish_reason"] == "tool_calls"
+        assert answer["message"]["content"].strip() == "I look."
+        assert (await chat(server, "Plain < text."))["message"]["content"] == "Plain < text."
+        broken = await chat(server, "I look. <|call|>{no}<|done|> Yes.")
+        assert "{no}" in broken["message"]["content"] and "Yes." in broken["message"]["content"]
+        named = await chat(server, "x", tool_choice="stop")
+        assert [name for name, _ in called(named)] == ["stop"]
+    assert reads_calls(OWN_FORMAT) and not reads_calls({"fields": {"tool_calls": {"open_pattern": "("}}})
+    assert not reads_calls(None) and not reads_calls({"fields": {"content": {}}})
 
 
 async def test_responses_and_messages_stream_arguments_too(server: Writing) -> None:

@@ -251,7 +251,7 @@ def to_conversation(body: ChatRequest, template_kwargs: Mapping[str, Any]) -> Co
 def _continues(body: ChatRequest) -> bool:
     """Whether the answer goes on with the last message: as asked for, else when it is the assistant's, as in TGI."""
     last = body.messages[-1]
-    can = last.role == "assistant" and not last.tool_calls
+    can = last.role == "assistant" and not last.tool_calls and last.function_call is None
     if body.continue_final_message is None:
         return can and body.add_generation_prompt is not True
     if body.continue_final_message and body.add_generation_prompt:

@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.control_tokens import ControlTokenShield, find_control_tokens, iter_strings
 from tgi_local.text.messages import normalize_messages
+from tgi_local.text.response_template import reads_calls
 from tgi_local.text.template_traits import TemplateTraits, probe
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, JSON, ToolFormat, find_format
@@ -75,6 +76,9 @@ class ChatTemplate:
         self._all_sources = sources
         self._traits = probe(self._render_probe, sources) if self._tool_source is not None else TemplateTraits()
         self.tool_format: ToolFormat = self._find_tool_format()
+        # Read where nobody here knows the format: it can not be a grammar, and tells calls only when they are whole.
+        found = tokenizer.response_template if self.tool_format is JSON else None
+        self.response_template: Mapping[str, Any] | None = found if reads_calls(found) else None
 
     @property
     def supports_tools(self) -> bool:

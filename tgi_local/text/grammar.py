@@ -85,12 +85,14 @@ class GrammarCompiler:
         spelling: Spelling,
         format: ToolFormat,
         thinking_tags: tuple[str, str] | None,
+        constrains_auto: bool,
     ) -> None:
         self._tokenizer = tokenizer
         self._ends = ends
         self._spelling = spelling
         self._format = format
         self._thinking_tags = thinking_tags
+        self._constrains_auto = constrains_auto
         self._compiled = lru_cache(CACHE_SIZE)(self._compile)
 
     @classmethod
@@ -102,8 +104,11 @@ class GrammarCompiler:
         *,
         format: ToolFormat = HERMES,
         thinking_tags: tuple[str, str] | None = None,
+        constrains_auto: bool = True,
     ) -> Self:
         """`vocab_size` is that of the model's logits; `format` is how the model writes calls.
+
+        Not `constrains_auto`: calls that nobody forces are written in a format of which only others know how to read it.
 
         Raises ValueError for a tokenizer that llguidance can not read.
         """
@@ -120,10 +125,12 @@ class GrammarCompiler:
             for token in (*format.tokens, *(thinking_tags or ()))
             if (token_id := tokenizer.token_id(token)) in control_ids and token_id is not None
         }
-        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thinking_tags)
+        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thinking_tags, constrains_auto)
 
     def constrain(self, request: GenerationRequest, source: GrammarSource) -> GenerationRequest:
         """`request` with its grammar, which leaves room for the thoughts of a chat."""
+        if isinstance(source, ToolGrammar) and not (source.is_forced or source.answer or self._constrains_auto):
+            return request
         grammar = self.compile(source, self._thought(request))
         if not isinstance(source, ToolGrammar):
             return replace(request, grammar=grammar)

@@ -95,6 +95,15 @@ class TextTokenizer:
         return template
 
     @property
+    def response_template(self) -> Any:
+        """How the checkpoint says its answers are to be read; None when it says nothing."""
+        return getattr(self._transformers_tokenizer, "response_template", None)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._special_ids
+
+    @property
     def max_length(self) -> int | None:
         """The most tokens the checkpoint says it can take."""
         max_length = self._transformers_tokenizer.model_max_length
