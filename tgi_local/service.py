@@ -184,9 +184,12 @@ class Service:
         model = self.model
         return await self.work(lambda: render_prompt(model.template, messages, tools, template_kwargs, model.limits))
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+    async def tokenize(
+        self, text: str, write: Callable[[Iterator[TokenSpan]], T], *, add_special_tokens: bool = True
+    ) -> T:
+        """What `write` makes of the tokens, on a worker, too. Raises OverloadedError."""
         tokenizer = self.model.tokenizer
-        return await self.work(lambda: tokenizer.encode_spans(text, add_special_tokens=add_special_tokens))
+        return await self.work(lambda: write(tokenizer.encode_spans(text, add_special_tokens=add_special_tokens)))
 
     async def work(self, function: Callable[[], T]) -> T:
         """What would hold up the event loop, on a worker. Raises OverloadedError when as many wait as may run."""

@@ -1,7 +1,7 @@
 """TGI's native routes: body -> service -> answer."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import orjson
@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.answers import json_answer, list_json, num_described
+from tgi_local.api.answers import PiecesAnswer, json_answer, list_pieces, num_described
 from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_body, native_response
@@ -27,7 +27,7 @@ from tgi_local.protocol.tgi import (
     to_parameters,
 )
 from tgi_local.service import OpenGeneration
-from tgi_local.types import GenerationRequest
+from tgi_local.types import GenerationRequest, TokenSpan
 
 router = APIRouter()
 
@@ -58,9 +58,7 @@ async def generate_stream(request: Request) -> Response:
 @router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
     body = await read(request, TokenizeRequest)
-    service = context(request).service
-    spans = await until_disconnect(request, service.tokenize(body.inputs))
-    return Response(await list_json(request, spans, describe_span), media_type="application/json")
+    return PiecesAnswer(await until_disconnect(request, context(request).service.tokenize(body.inputs, _write_spans)))
 
 
 @router.post("/chat_tokenize")
@@ -71,10 +69,9 @@ async def chat_tokenize(request: Request) -> Response:
     messages = await apart(request, lambda: to_messages(body))
     rendering = service.render_chat(messages, to_tools(body.offered_tools), switches)
     prompt = await until_disconnect(request, rendering)
-    spans = await until_disconnect(request, service.tokenize(prompt.text, add_special_tokens=False))
-    tokens = orjson.Fragment(await list_json(request, spans, describe_span))
-    answer = {"tokenize_response": tokens, "templated_text": prompt.text}
-    return Response(orjson.dumps(answer), media_type="application/json")
+    tokenizing = service.tokenize(prompt.text, _write_spans, add_special_tokens=False)
+    tokens = await until_disconnect(request, tokenizing)
+    return PiecesAnswer([b'{"tokenize_response":', *tokens, b',"templated_text":', orjson.dumps(prompt.text), b"}"])
 
 
 async def answer_compat(request: Request, body: GenerateRequest, received_s: float) -> Response:
@@ -130,6 +127,10 @@ async def _stream_frames(
             yield frame(stream_event(event, position, text if event.finish else None, native, body))
     except TgiLocalError as error:
         yield frame(native_body(error))
+
+
+def _write_spans(spans: Iterable[TokenSpan]) -> list[bytes]:
+    return list_pieces(spans, describe_span)
 
 
 async def _one(body: bytes) -> AsyncIterator[bytes]:

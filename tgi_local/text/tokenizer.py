@@ -1,7 +1,8 @@
 """Text to token ids and back, through one fast tokenizer that any thread may use."""
 
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
@@ -108,8 +109,8 @@ class TextTokenizer:
             return self._encode(text, False, literal)
         return self._encode_after_anchor(text, literal=literal)
 
-    def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
-        """The tokens of a text with the bytes they came from."""
+    def encode_spans(self, text: str, *, add_special_tokens: bool) -> Iterator[TokenSpan]:
+        """The tokens of a text with the bytes they came from, made one by one: there may be a million."""
         encoding = self._run(self._backend, text, add_special_tokens)
         # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none
         # was not in the text.
@@ -117,11 +118,11 @@ class TextTokenizer:
         # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
         to_byte: Sequence[int] = range(len(text) + 1)
         if not text.isascii():
-            to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
-        return [
+            to_byte = array("Q", accumulate((len(character.encode()) for character in text), initial=0))
+        return (
             TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
             for id, (start, stop) in zip(encoding.ids, offsets, strict=True)
-        ]
+        )
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
