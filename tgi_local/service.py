@@ -240,6 +240,11 @@ class Service:
             await asyncio.sleep(0.02)
             num_idle = 0 if self._open or self._workers.num_requests else num_idle + 1
 
+    def drop(self, num_requests: int) -> None:
+        """Requests that are prepared and will not be opened: their client has gone."""
+        for _ in range(num_requests):
+            self.metrics.request_failed("dropped")
+
     def release(self, num_slots: int) -> None:
         """Give slots back."""
         self._num_slots_taken -= num_slots

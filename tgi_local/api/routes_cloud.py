@@ -165,7 +165,8 @@ async def _texts(
     """Every instance's text; they run side by side. Raises FailedInstanceError when one is refused or fails."""
     with _failing_as_one():
         prepared = await until_disconnect(request, prepare())
-        generations = await until_disconnect(request, context(request).service.generate(prepared))
+        service = context(request).service
+        generations = await until_disconnect(request, service.generate(prepared), lambda: service.drop(len(prepared)))
     return [generation.text for generation in generations]
 
 

@@ -118,7 +118,9 @@ async def _whole_answer(
     make_object: Callable[[Any, Usage], dict[str, Any]],
 ) -> Response:
     api = context(request)
-    generations = await until_disconnect(request, api.service.generate(requests))
+    generations = await until_disconnect(
+        request, api.service.generate(requests), lambda: api.service.drop(len(requests))
+    )
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)

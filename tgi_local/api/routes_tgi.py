@@ -89,7 +89,8 @@ async def _generate(
     api = context(request)
     preparing = api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
     native = await until_disconnect(request, preparing)
-    generations = await until_disconnect(request, api.service.generate_best_of(native, body.parameters.best_of or 1))
+    work = api.service.generate_best_of(native, body.parameters.best_of or 1)
+    generations = await until_disconnect(request, work, lambda: api.service.drop(1))
     headers = generation_headers(api.shown_compute_type, generations[:1])
 
     def answer() -> Any:
