@@ -3,6 +3,7 @@
 python tests/faulty_server.py --model-id FOLDER_WITH_A_TOKENIZER ...
 """
 
+import os
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import app
 from tests.fakes import FakeRunner
 from tgi_local import assembly
+from tgi_local.api import sse
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.engine import Engine
 from tgi_local.engine.engine_thread import EngineThread
@@ -29,6 +31,7 @@ from tgi_local.types import GenerationDefaults, Limits, ModelInfo, StepStats
 VOCAB_SIZE = 400  # the model never says a token from there on; a prompt may
 LITTLE_MEMORY = 8  # tokens per step
 SLOW_STEP_S = 0.01
+PAUSE_S = 0.7
 INFO = ModelInfo("fake", None, "float32", "cpu", None, "Fake", "cpu", 2048, False, GenerationDefaults(), frozenset())
 
 
@@ -50,6 +53,7 @@ class Fault(IntEnum):
     BREAK = 405  # every step fails from now on
     LITTLE_MEMORY = 406  # from now on
     SLOW = 407  # and no more than that
+    PAUSE = 408  # one step takes PAUSE_S
 
 
 class FaultyRunner(FakeRunner):
@@ -72,6 +76,11 @@ class FaultyRunner(FakeRunner):
             raise FatalModelError("CUDA error: device-side assert triggered")
         if Fault.LITTLE_MEMORY in self._lasting and plan.num_tokens > LITTLE_MEMORY:
             raise OutOfMemoryError("tried to allocate 2 GiB")
+        if any(
+            now[row.request_id] is Fault.PAUSE and row.step_index == self._faults[row.request_id][1]
+            for row in plan.rows
+        ):
+            time.sleep(PAUSE_S)
         if any(row.request_id in self._faults for row in plan.rows):
             time.sleep(SLOW_STEP_S)
         result = super().run(plan)
@@ -113,4 +122,5 @@ if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment] # it takes seconds to import, and nothing here computes
     signal.signal(signal.SIGUSR1, lambda *_: STRIKE.set())
     assembly.load_model = load_model
+    sse.KEEP_ALIVE_S = float(os.environ.get("KEEP_ALIVE_S", sse.KEEP_ALIVE_S))
     app.main()

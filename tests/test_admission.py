@@ -98,7 +98,7 @@ async def test_a_flood_of_prompts_is_refused_in_every_dialect(server: InProcess,
     assert (await server.client.post("/generate", json=large)).status_code == 429
     held.release()
     assert {response.status_code for response in await asyncio.gather(*accepted)} == {200}
-    assert server.service._workers.num_requests == server.service._num_slots_taken == 0
+    assert server.service._workers.num_requests == server.service._slots.num_taken == 0
     assert (await ask(server)).status_code == 200
 
 
@@ -182,8 +182,8 @@ async def test_nothing_is_left_of_a_thousand_requests(server: InProcess) -> None
     await asyncio.gather(*(several() for _ in range(25)))
     assert len(statuses) == 1000
     assert {200, None} <= set(statuses) <= {200, 400, 422, 429, None}
-    await until(lambda: not server.service._open)
-    assert server.service._workers.num_requests == server.service._num_slots_taken == 0
+    await until(lambda: not server.service._slots.open)
+    assert server.service._workers.num_requests == server.service._slots.num_taken == 0
     text = server.service.metrics.render().decode()
     counts = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
     ended = sum(
@@ -257,12 +257,12 @@ async def test_a_long_list_is_written_in_pieces(server: InProcess, monkeypatch: 
 async def test_prompt_tokens_are_turned_into_text_by_a_worker(
     server: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tgi_local import service
+    from tgi_local import open_generation
     from tgi_local.stream import TextStream
 
     threads = Threads(monkeypatch)
     threads.watch(TextStream, "step")
-    monkeypatch.setattr(service, "INLINE_TOKENS", 4)
+    monkeypatch.setattr(open_generation, "INLINE_TOKENS", 4)
     request = {"prompt": list(range(5, 20)), "max_tokens": 1, "echo": True, "logprobs": 1}
     answer = (await server.client.post("/v1/completions", json=request)).json()
     assert len(answer["choices"][0]["logprobs"]["tokens"]) == 16

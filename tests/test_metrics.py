@@ -10,11 +10,12 @@ from tgi_local.metrics import Metrics
 from tgi_local.types import Finish, FinishReason, GenerationRequest, SamplingParams, StepStats, StopParams, Timings
 
 COUNTERS = ["tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_inference_count"]
-COUNTERS += ["tgi_batch_inference_success", "tgi_batch_inference_failure"]
+COUNTERS += ["tgi_batch_inference_success", "tgi_batch_inference_failure", "tgi_batch_concat"]
 GAUGES = ["tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens", "tgi_batch_max_step_tokens"]
 SECONDS = ["tgi_request_duration", "tgi_request_validation_duration", "tgi_request_queue_duration"]
 SECONDS += ["tgi_request_inference_duration", "tgi_request_mean_time_per_token_duration", "tgi_batch_forward_duration"]
-SECONDS += ["tgi_batch_inference_duration"]
+SECONDS += ["tgi_batch_inference_duration", "tgi_batch_decode_duration", "tgi_batch_filter_duration"]
+SECONDS += ["tgi_batch_concat_duration"]
 LENGTHS = ["tgi_batch_next_size"]
 LENGTHS += ["tgi_request_input_length", "tgi_request_max_new_tokens", "tgi_request_generated_tokens"]
 
@@ -52,6 +53,7 @@ def busy() -> Metrics:
     metrics.request_failed("validation")
     metrics.step_done(stats(num_prompt_tokens=10, num_prefill_rows=1))
     metrics.step_done(stats(num_generated_tokens=1))
+    metrics.step_done(stats(num_rows=2, num_prefill_rows=1, step_s=0.5, forward_s=0.4))
     return metrics
 
 
@@ -71,12 +73,23 @@ def test_no_suffixes_that_tgi_does_not_have() -> None:
     assert all(line.startswith(("tgi_", "# HELP tgi_", "# TYPE tgi_")) for line in lines)
 
 
-def is_bucket(sample: Any) -> bool:
-    return sample.name.endswith("_bucket") and sample.labels.get("method", "prefill") == "prefill"
-
-
 def bounds(metrics: Metrics, name: str) -> list[float]:
-    return [float(s.labels["le"]) for s in parsed(metrics)[name].samples if is_bucket(s)]
+    """The same for every method."""
+    buckets: dict[str, list[float]] = {}
+    for sample in parsed(metrics)[name].samples:
+        if sample.name.endswith("_bucket"):
+            buckets.setdefault(sample.labels.get("method", ""), []).append(float(sample.labels["le"]))
+    first, *others = buckets.values()
+    assert all(other == first for other in others)
+    return first
+
+
+def test_the_parts_of_a_step() -> None:
+    metrics = busy()
+    assert value(metrics, "tgi_batch_decode_duration_sum", method="prefill") == pytest.approx(0.1)
+    assert value(metrics, "tgi_batch_concat", reason="chunking") == 1, "a prompt beside a running request"
+    assert value(metrics, "tgi_batch_concat_duration_count", method="decode") == 1
+    assert value(metrics, "tgi_batch_filter_duration_count", method="prefill") == 2
 
 
 def test_buckets_are_those_of_tgi() -> None:

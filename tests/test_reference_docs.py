@@ -31,7 +31,11 @@ def test_the_pages_are_current() -> None:
     [
         (
             "flags",
-            [f"`--{name.replace('_', '-')}`" for name in Settings.model_fields if name[:3] not in ("aip", "hf_")],
+            [
+                f"`--{name.replace('_', '-')}`"
+                for name in Settings.model_fields
+                if not name.startswith(("aip_", "hf_", "sagemaker_", "sm_"))
+            ],
         ),
         ("bench", [f"`{option}`" for action in build_parser()._actions for option in action.option_strings[:1]][1:]),
         ("routes", [f"`{operation.path}`" for operation in OPERATIONS]),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tgi_local.api.security import policy_for
 from tgi_local.settings import PROGRAM, Settings, UsageError, load_settings, settings_or_exit
-from tgi_local.tgi_flags import NO_EFFECT, NOT_SUPPORTED
+from tgi_local.tgi_flags import NO_EFFECT, NOT_SUPPORTED, PLATFORMS
 
 SECRET = "sk-very-secret"
 
@@ -309,6 +310,44 @@ def test_vertex_ai_names_port_and_paths(monkeypatch: pytest.MonkeyPatch) -> None
     assert "AIP_HTTP_PORT" in problem()
 
 
+PLATFORM_VARIABLES = [(name, variable) for name, variables in PLATFORMS.items() for variable in variables]
+
+
+@pytest.mark.parametrize(("platform", "variable"), PLATFORM_VARIABLES, ids=[name for _, name in PLATFORM_VARIABLES])
+def test_a_platform_that_guards_its_containers_is_served_without_a_key(
+    platform: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable.upper(), "/8080" if "route" in variable else "8080")
+    for hostname in (None, "a1b2c3d4e5f6", "0.0.0.0"):
+        if hostname is not None:
+            monkeypatch.setenv("HOSTNAME", hostname)
+        settings = load_settings([])
+        assert (settings.platform, settings.hostname, settings.api_key) == (platform, "0.0.0.0", None)
+        assert any(platform in note and "without an API key" in note for note in settings.notes)
+        assert policy_for(settings).allowed_hosts is None, "the platform asks by a Host of its own"
+    for hostname in ("127.0.0.1", "localhost"):
+        settings = load_settings(["--hostname", hostname])
+        assert settings.is_loopback and policy_for(settings).allowed_hosts
+        assert not any("without an API key" in note for note in settings.notes)
+    assert not any("without an API key" in note for note in load_settings(["--api-key", SECRET]).notes)
+
+
+@pytest.mark.parametrize("variable", ["HF_MODEL_ID", "SAGEMAKER_DOMAIN_ID", "AIP_MODEL_DIR", "AWS_REGION"])
+def test_what_people_set_on_machines_of_their_own_opens_nothing(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert load_settings([]).platform is None and load_settings([]).is_loopback
+    assert "--api-key" in problem("--hostname", "0.0.0.0")
+
+
+def test_how_sagemaker_starts_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9090")
+    assert load_settings(["serve"]).port == 9090
+    monkeypatch.setenv("SM_NUM_GPUS", "4")
+    assert any("SM_NUM_GPUS 4" in note for note in load_settings([]).notes)
+    assert load_settings(["serve", "--port", "1"]).port == 9090
+    assert "flag" in problem("serve", "serve")
+
+
 def test_env_is_a_flag_and_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENV", "production")
     assert load_settings([]).env is False
@@ -344,6 +383,12 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--watermark-delta", "-1"], ["--watermark-delta", "0"]),
     (["print-schema", "--port", "1"], ["--help"]),
     (["--max-total-token", "5", "--bogus"], ["did you mean --max-total-tokens?"]),
+    (["--max-input-tokens", "64", "--max-total-tokens", "64"], ["max-input-tokens 64", "max-total-tokens 64"]),
+    (["--max-total-tokens", "65", "--max-batch-total-tokens", "64"], ["max-total-tokens 65", "at most", "64"]),
+    (
+        ["--max-batch-prefill-tokens", "256", "--max-batch-total-tokens", "128"],
+        ["max-batch-prefill-tokens 256", "max-batch-total-tokens 128"],
+    ),
     (["--modelid", "x"], ["--modelid", "did you mean --model-id?"]),
     (["--max_total_tokens=5"], ["did you mean --max-total-tokens?"]),
     (["--hostnam=::"], ["--hostname"]),
@@ -422,7 +467,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     text = "".join(capsys.readouterr().out.split())
     hidden = set(NOT_SUPPORTED) - set(NO_EFFECT)  # and what cloud platforms set by variables
     for name, field in Settings.model_fields.items():
-        is_hidden = name in hidden or name.startswith(("aip_", "hf_"))
+        is_hidden = name in hidden or name.startswith(("aip_", "hf_", "sagemaker_", "sm_"))
         assert (f"--{name.replace('_', '-')}" in text) != is_hidden and field.description
     assert SECRET not in text and str(os.getpid()) not in text
 
@@ -433,8 +478,6 @@ def test_settings_can_not_change() -> None:
 
 
 def test_a_loopback_address_of_ones_own_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tgi_local.api.security import policy_for
-
     for hostname, name in (("127.0.0.2", "127.0.0.2"), ("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")):
         settings = load_settings(["--hostname", hostname])
         assert settings.local_host == name and name in (policy_for(settings).allowed_hosts or ())

@@ -132,7 +132,7 @@ class GenerationError(TgiLocalError):
     error_type = "generation"
     status = 424
     openai_status = 500
-    prefix = "Request failed during generation: "
+    prefix = "Request failed during generation: Server error: "
 
 
 class IncompleteGenerationError(TgiLocalError):

@@ -24,6 +24,7 @@ _COUNTERS = {
     "tgi_batch_inference_count": "engine steps started, by method",
     "tgi_batch_inference_success": "engine steps finished, by method",
     "tgi_batch_inference_failure": "engine steps failed, by method",
+    "tgi_batch_concat": "steps in which prompts joined running requests, by reason",
     "tgi_prompt_tokens": "prompt tokens computed, each counted once",
     "tgi_cached_prompt_tokens": "prompt tokens found in the prefix cache, not computed",
     "tgi_recomputed_tokens": "tokens computed again after a preemption",
@@ -38,7 +39,7 @@ _LENGTHS = {
     "tgi_request_generated_tokens": "tokens generated",
 }
 # A step computes prompts and next tokens mixed; one with any prompt in it, or one computed again, counts as `prefill`.
-_LABELS = {"tgi_request_failure": ["err"]} | {
+_LABELS = {"tgi_request_failure": ["err"], "tgi_batch_concat": ["reason"]} | {
     f"tgi_batch_inference_{outcome}": ["method"] for outcome in ("count", "success", "failure")
 }
 
@@ -75,6 +76,10 @@ class Metrics:
         self._per_token = self._seconds("tgi_request_mean_time_per_token_duration", "inference time per token")
         self._step = self._seconds("tgi_batch_inference_duration", "one engine step", "method")
         self._forward = self._seconds("tgi_batch_forward_duration", "the model's part of a step", "method")
+        self._choice = self._seconds("tgi_batch_decode_duration", "the rest of a step: choosing tokens", "method")
+        # TGI builds batches anew when requests join and end; here every step is planned from its rows.
+        self._filter = self._seconds("tgi_batch_filter_duration", "always 0: nothing is filtered", "method")
+        self._concat = self._seconds("tgi_batch_concat_duration", "always 0: nothing is joined", "method")
         self._next_size = self._histogram("tgi_batch_next_size", "prompts in a prefill step", BATCH_SIZE_BUCKETS)
         self._lengths: dict[str, Histogram] = {}
         self.size_lengths(LONGEST, LONGEST)
@@ -129,8 +134,13 @@ class Metrics:
         self._counters[outcome].labels(method).inc()
         self._step.labels(method).observe(stats.step_s)
         self._forward.labels(method).observe(stats.forward_s)
+        self._choice.labels(method).observe(max(0.0, stats.step_s - stats.forward_s))
+        self._filter.labels(method).observe(0.0)
         if stats.num_prefill_rows:
             self._next_size.observe(stats.num_prefill_rows)
+        if 0 < stats.num_prefill_rows < stats.num_rows:
+            self._counters["tgi_batch_concat"].labels("chunking").inc()
+            self._concat.labels("decode").observe(0.0)
 
     def render(self) -> bytes:
         """The Prometheus text format. TGI's counters have no `_total` suffix, so the library's is taken off."""

@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from tgi_local.tgi_flags import NO_EFFECT, TgiFlags
+from tgi_local.tgi_flags import NO_EFFECT, PLATFORMS, TgiFlags
 
 PROGRAM = "tgi-local"
 DEFAULT_HOSTNAME = "127.0.0.1"
@@ -127,6 +127,18 @@ class Settings(TgiFlags):
         return self.space_id is not None
 
     @property
+    def platform(self) -> str | None:
+        """Who runs this container and decides who reaches it; None on a machine of one's own."""
+        return "a Hugging Face Space" if self.is_space else _platform(self.model_dump())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines that a start must log."""
+        if self.is_loopback or self.api_key is not None:
+            return super().notes
+        return [*super().notes, f"serving {self.hostname} without an API key: {self.platform} decides who reaches it"]
+
+    @property
     def chat_first(self) -> bool:
         """Whether /invocations takes a body that fits several dialects for chat."""
         return self.messages_api_enabled or self.oai_enabled
@@ -162,13 +174,7 @@ class Settings(TgiFlags):
     @classmethod
     def _only_ip(cls, value: str) -> str:
         # Shells and containers put the machine's name into HOSTNAME; it must not break the start.
-        if value == "localhost":
-            return DEFAULT_HOSTNAME
-        try:
-            ipaddress.ip_address(value)
-        except ValueError:
-            return DEFAULT_HOSTNAME
-        return value
+        return value if _is_address(value) else DEFAULT_HOSTNAME
 
     @field_validator("compute_type")
     @classmethod
@@ -191,11 +197,15 @@ class Settings(TgiFlags):
         sagemaker = ("model_id", "revision", "quantize", "trust_remote_code")
         names = {name: f"hf_{name}" if name.startswith("model_") else f"hf_model_{name}" for name in sagemaker}
         values = {name: values[theirs] for name, theirs in names.items() if values.get(theirs)} | values
-        if values.get("aip_http_port"):
-            values["port"] = values["aip_http_port"]
+        port = values.get("aip_http_port") or values.get("sagemaker_bind_to_port")
+        if port:
+            values["port"] = port
         if values.get("space_id"):
             # A Space routes to 0.0.0.0:7860, whatever HOSTNAME its container has.
             return {"port": SPACE_PORT, **values, "hostname": "0.0.0.0"}
+        hostname = values.get("hostname")
+        if _platform(values) is not None and hostname != "localhost" and not _is_address(hostname):
+            values["hostname"] = "0.0.0.0"
         return values
 
     @classmethod
@@ -220,11 +230,28 @@ class Settings(TgiFlags):
             raise ValueError(
                 f"max-input-tokens {longest_input} must be less than max-total-tokens {self.max_total_tokens}"
             )
-        if not self.is_loopback and self.api_key is None and not self.is_space:
+        tokens = self.max_batch_total_tokens
+        given = {"max_batch_prefill_tokens"} & self.model_fields_set
+        for name in ("max_total_tokens", *given):
+            if tokens is not None and (getattr(self, name) or 0) > tokens:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{flag} {getattr(self, name)} must be at most max-batch-total-tokens {tokens}")
+        if not self.is_loopback and self.api_key is None and self.platform is None:
             raise ValueError(
                 f"hostname {self.hostname} is reachable from other machines: set --api-key, or listen on 127.0.0.1"
             )
         return self
+
+
+def _platform(values: dict[str, Any]) -> str | None:
+    return next((name for name, variables in PLATFORMS.items() if any(values.get(v) for v in variables)), None)
+
+
+def _is_address(hostname: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(hostname or "") is not None
+    except ValueError:
+        return False
 
 
 class _Environment(EnvSettingsSource):
@@ -236,6 +263,8 @@ class _Environment(EnvSettingsSource):
 
 def load_settings(args: Sequence[str]) -> Settings:
     """Settings from command line and environment. Raises UsageError; prints help and exits 0 on --help."""
+    if args and args[0] == "serve":  # how SageMaker starts any container
+        args = args[1:]
     parser = _Parser(prog=PROGRAM, description=Settings.__doc__, epilog=_EPILOG, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=list(args), root_parser=parser)

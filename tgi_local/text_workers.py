@@ -1,7 +1,6 @@
 """The threads for work on text that would hold up the event loop, and how much of it may wait."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,23 +34,6 @@ class TextWorkers:
 
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    async def run_within(self, timeout_s: float, work: Callable[[], T]) -> T:
-        """Raises TimeoutError when the work itself, not the wait for a worker, takes too long."""
-        started_s: list[float] = []
-
-        def timed() -> T:
-            started_s.append(time.monotonic())
-            return work()
-
-        working = asyncio.ensure_future(self.run(timed))
-        try:
-            while not (await asyncio.wait([working], timeout=timeout_s))[0]:
-                if started_s and time.monotonic() - started_s[0] >= timeout_s:
-                    raise TimeoutError
-            return working.result()
-        finally:
-            working.cancel()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

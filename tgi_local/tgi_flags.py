@@ -27,6 +27,19 @@ NO_EFFECT: Final = {
     "max_image_fetch_size": "no address is ever fetched",
 }
 
+# Variables that a platform sets in its containers, where it alone reaches them and knows who may.
+PLATFORMS: Final = {
+    "Vertex AI": ("aip_http_port", "aip_predict_route", "aip_health_route"),
+    "Amazon SageMaker": (
+        "sagemaker_bind_to_port",
+        "sagemaker_safe_port_range",
+        "sagemaker_base_dir",
+        "sagemaker_submit_directory",
+        "sagemaker_container_log_level",
+        "sm_num_gpus",
+    ),
+}
+
 # Why each of these is refused.
 NOT_SUPPORTED: Final = {
     "trust_remote_code": "Python code of a model is never run here; choose a model whose architecture Transformers knows",
@@ -94,6 +107,15 @@ class TgiFlags(BaseSettings):
     hf_model_quantize: Hidden = Field(None, description="SageMaker: as QUANTIZE")
     hf_model_trust_remote_code: Hidden = Field(None, description="SageMaker: as TRUST_REMOTE_CODE")
 
+    sm_num_gpus: Hidden = Field(None, description="SageMaker: as NUM_SHARD")
+    sagemaker_bind_to_port: CliSuppress[int | None] = Field(
+        None, ge=0, le=65535, description="SageMaker: overrides --port"
+    )
+    sagemaker_safe_port_range: Hidden = Field(None, description="SageMaker: ports that a container may use")
+    sagemaker_base_dir: Hidden = Field(None, description="SageMaker: where it puts a model's files")
+    sagemaker_submit_directory: Hidden = Field(None, description="SageMaker: where its SDK puts code, which is not run")
+    sagemaker_container_log_level: Hidden = Field(None, description="SageMaker: its SDK's log level")
+
     @property
     def notes(self) -> list[str]:
         """One line for each flag that was given and changes nothing."""
@@ -101,7 +123,9 @@ class TgiFlags(BaseSettings):
             f"--{name.replace('_', '-')} ({name.upper()}) has no effect here: {reason}"
             for name, reason in NO_EFFECT.items()
             if name in self.model_fields_set
-        ]
+        ] + (
+            [f"SM_NUM_GPUS {self.sm_num_gpus}: one server uses one GPU"] if self.sm_num_gpus not in (None, "1") else []
+        )
 
     @model_validator(mode="after")
     def _refuse_what_is_not_supported(self) -> "TgiFlags":

@@ -11,6 +11,8 @@ from tgi_local.types import GenerationRequest, Limits, RequestParameters, Sampli
 CHECKED_NEW_TOKENS = 1024
 MAX_STOP_LENGTH = 256
 MAX_LOGIT_BIAS = 1024
+# A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
+MAX_CHARACTERS_PER_TOKEN = 64
 
 
 def check_parameters(parameters: RequestParameters, limits: Limits) -> None:
@@ -41,6 +43,23 @@ def check_parameters(parameters: RequestParameters, limits: Limits) -> None:
         raise ValidationError("`seed` must not be set when `best_of` > 1", param="seed")
     _check_tokens(p, limits)
     _check_supported(p)
+
+
+def check_length(text: str, limits: Limits) -> None:
+    """Refuse a text that can not fit before it is tokenized. Raises ValidationError."""
+    if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
+        raise ValidationError(
+            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
+            param="inputs",
+            code="context_length_exceeded",
+        )
+
+
+def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
+    """A prompt that came as token ids. Raises ValidationError."""
+    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
+        raise ValidationError(f"`prompt` token ids must be from 0 to {vocab_size - 1}", param="prompt")
+    return list(token_ids)
 
 
 def _check_sampling(p: RequestParameters) -> None:
@@ -89,8 +108,12 @@ def build_request(
     limits: Limits,
     eos_token_ids: frozenset[int],
     received_s: float,
+    num_leading_ids: int = 0,
 ) -> GenerationRequest:
-    """The native request for checked parameters. Raises ValidationError when prompt and output do not fit."""
+    """The native request for checked parameters. Raises ValidationError when prompt and output do not fit.
+
+    Truncation keeps the first `num_leading_ids`, which the tokenizer has put before the text.
+    """
     p = parameters
     if not prompt_ids:
         raise ValidationError("`inputs` cannot be empty", param="inputs")
@@ -100,7 +123,8 @@ def build_request(
             param="truncate",
         )
     if p.truncate is not None:
-        prompt_ids = prompt_ids[-p.truncate :]
+        num_dropped = max(0, len(prompt_ids) - p.truncate)
+        prompt_ids = [*prompt_ids[:num_leading_ids], *prompt_ids[num_leading_ids + num_dropped :]][: p.truncate]
     num_prompt = len(prompt_ids)
     room = limits.max_total_tokens - num_prompt
     if p.max_new_tokens is not None and min(p.max_new_tokens, CHECKED_NEW_TOKENS) > room:

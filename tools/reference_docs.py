@@ -53,7 +53,7 @@ def pages() -> dict[Path, str]:
 def flags_page() -> str:
     fields = Settings.model_fields
     own = [name for name in fields if name not in TgiFlags.model_fields]
-    platforms = [name for name in TgiFlags.model_fields if name.startswith(("aip_", "hf_"))]
+    platforms = [name for name in TgiFlags.model_fields if name.startswith(("aip_", "hf_", "sagemaker_", "sm_"))]
     return "\n\n".join(
         [
             "# Flags and variables",

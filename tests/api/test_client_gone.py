@@ -152,7 +152,7 @@ async def test_while_it_is_answered(tiny_folder: Path, path: str, body: dict[str
         assert num_rows(gate) == num_sequences
         client.leave()
         await client.call
-        assert not server.service._num_slots_taken
+        assert not server.service._slots.num_taken
         gate.open()
         await server_idle(server)
         assert len(gate.plans) <= 4 + 2
@@ -179,7 +179,7 @@ async def test_while_it_waits_for_its_turn_or_its_long_prompt_is_read(tiny_folde
         first = Client(server, "/generate", {"inputs": "x " * 120, "parameters": LONG})  # 64 tokens a step
         await until(lambda: len(gate.plans) == 1)
         waiting = [Client(server, "/generate", NATIVE) for _ in range(8)]
-        await until(lambda: server.service._num_slots_taken == 9)
+        await until(lambda: server.service._slots.num_taken == 9)
         for client in waiting:
             client.leave()
             await client.call
@@ -251,7 +251,7 @@ async def test_while_its_grammar_is_compiled(tiny_folder: Path) -> None:
         Grammars.constrain.may_end.set()
         gate.open()
         await asyncio.to_thread(server.service._workers._threads.shutdown)
-        assert not gate.plans and not server.service._num_slots_taken
+        assert not gate.plans and not server.service._slots.num_taken
 
 
 async def test_between_its_preparation_and_the_engine(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +272,6 @@ async def test_between_its_preparation_and_the_engine(tiny_folder: Path, monkeyp
             await client.call
         gate.open()
         await server_idle(server)
-        assert not gate.plans and not server.service._num_slots_taken
+        assert not gate.plans and not server.service._slots.num_taken
         dropped = sum(max(1, num_sequences if path.startswith("/v1") else 1) for path, _, num_sequences in CALLS[:6])
         assert f'tgi_request_failure{{err="dropped"}} {dropped}.0' in server.service.metrics.render().decode()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tgi_local.engine.step import StepRow
-from tgi_local.model.sampler import MAX_TEMPERATURE, MIN_TEMPERATURE, uniform
+from tgi_local.model.sampler import MAX_TEMPERATURE, MAX_TIED, MIN_TEMPERATURE, uniform
 from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 
 NEG_INF = float("-inf")
@@ -61,9 +61,11 @@ def _sample_row(logits: torch.Tensor, row: StepRow) -> SampledToken | None:
         target = cumulative[-1] * uniform([p.seed], [row.step_index])[0]
         drawn = int((cumulative <= target).sum())
         token = drawn if drawn < len(logprobs) and logprobs[drawn] > NEG_INF else token
-    best = logprobs.topk(min(p.top_n_tokens, len(logprobs)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    top = tuple(TokenLogprob(i, value if value > NEG_INF else None) for i, value in pairs)
+    best = logprobs.sort(descending=True, stable=True)
+    pairs = [pair for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True) if pair[1] > NEG_INF]
+    lowest = pairs[: p.top_n_tokens][-1][1] if p.top_n_tokens and pairs else float("inf")
+    num_best = min(sum(value >= lowest for _, value in pairs), p.top_n_tokens + MAX_TIED)
+    top = tuple(TokenLogprob(i, value) for i, value in pairs[:num_best])
     return SampledToken(token, logprobs[token].item(), top)
 
 

@@ -22,7 +22,7 @@ from tests.model import plain_sampling
 from tests.model.determinism import threads
 from tgi_local.engine.step import StepRow
 from tgi_local.model import filters
-from tgi_local.model.sampler import draw, sample, uniform, warp
+from tgi_local.model.sampler import MAX_TIED, draw, sample, uniform, warp
 from tgi_local.types import SamplingParams
 
 VOCAB = 101
@@ -186,12 +186,22 @@ def test_top_tokens_are_best_first_and_each_row_gets_its_own_number() -> None:
     tokens = sample(logits, [make_row(SamplingParams(top_n_tokens=n)) for n in counts])
     logprobs = logits.log_softmax(-1)
     for i, (token, count) in enumerate(zip(tokens, counts, strict=True)):
-        assert token is not None and len(token.top) == count
         best = logprobs[i].topk(count)
         finite = [value for value in best.values.tolist() if value > NEG_INF]
-        assert [top.id for top in token.top][: len(finite)] == best.indices.tolist()[: len(finite)]
-        assert [top.logprob for top in token.top if top.logprob is not None] == pytest.approx(finite)
-    assert tokens[3] is not None and tokens[3].top[2].logprob is None, "a masked token has no log-probability"
+        assert token is not None and len(token.top) == len(finite)
+        assert [top.id for top in token.top] == best.indices.tolist()[: len(finite)]
+        assert [top.logprob for top in token.top] == pytest.approx(finite)
+    assert tokens[3] is not None and len(tokens[3].top) == 2, "a masked token is no alternative"
+
+
+def test_tokens_as_likely_as_the_last_alternative_are_alternatives_too() -> None:
+    logits = torch.zeros(3, VOCAB)
+    logits[0, [7, 8, 9]] = torch.tensor([2.0, 1.0, 1.0])
+    logits[1, [7, 8, 9]] = torch.tensor([3.0, 2.0, 1.0])
+    first, second, third = sample(logits, [make_row(SamplingParams(top_n_tokens=n)) for n in (2, 2, 1)])
+    assert first is not None and sorted(top.id for top in first.top) == [7, 8, 9]
+    assert second is not None and [top.id for top in second.top] == [7, 8]
+    assert third is not None and len(third.top) == 1 + MAX_TIED, "not the whole vocabulary"
 
 
 def test_more_top_tokens_than_the_vocabulary_has() -> None:

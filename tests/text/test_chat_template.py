@@ -12,6 +12,7 @@ from tests.text.conftest import CHATML, GLUE, byte_level_backend, wrap
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_formats import HERMES, QWEN_CODER
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"properties": {"p": {}}}}}]
@@ -187,7 +188,7 @@ def test_prompts_of_equal_requests_are_equal(chatml: TextTokenizer) -> None:
 
 def test_no_template_is_named(chatml: TextTokenizer) -> None:
     template = ChatTemplate(wrap(byte_level_backend()))
-    assert not template.supports_tools and template.tool_call_format is None and template.thinking_tags is None
+    assert not template.supports_tools and template.tool_format is HERMES and template.thinking_tags is None
     with pytest.raises(TemplateError, match=r"^Template error: template not found$"):
         template.render([{"role": "user", "content": "a"}])
 
@@ -232,17 +233,38 @@ def test_lone_surrogates_are_the_callers_fault(chatml: TextTokenizer) -> None:
 @pytest.mark.parametrize(
     ("source", "supports_tools", "call_format", "tags"),
     [
-        (CHATML, True, "hermes", None),
-        ("{{ messages }}", False, None, None),
-        ("{{ tools }}<tool_call>\n<function=f>", True, None, None),
-        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, None, ("<think>", "</think>")),
-        ({"default": "a", "tool_use": "{{ tools }}<tool_call>"}, True, "hermes", None),
+        (CHATML, True, HERMES, None),
+        ("{{ messages }}", False, HERMES, None),
+        ("{{ tools }}<tool_call>\n<function=f>", True, QWEN_CODER, None),
+        ("{{ tools }}", True, HERMES, None),  # its vocabulary has the tags
+        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, HERMES, ("<think>", "</think>")),
+        ({"default": "a", "tool_use": "{{ tools }}<tool_call>"}, True, HERMES, None),
     ],
 )
 def test_what_a_template_can_do(source: Any, supports_tools: bool, call_format: Any, tags: Any) -> None:
     template = ChatTemplate(wrap(byte_level_backend(), source))
-    assert (template.supports_tools, template.tool_call_format, template.thinking_tags) == (
+    assert (template.supports_tools, template.tool_format, template.thinking_tags) == (
         supports_tools,
         call_format,
         tags,
     )
+
+
+@pytest.mark.parametrize("kind", ["chatml", "sentencepiece", "unigram"])
+@pytest.mark.parametrize("content", ["Hello world", "a</s>b <|im_end|> c", "</s>", "x < 3"])
+def test_spans_are_those_of_the_tokens_that_the_model_gets(
+    kind: str, content: str, request: pytest.FixtureRequest
+) -> None:
+    template = ChatTemplate(request.getfixturevalue(kind))
+    prompt = template.render([{"role": "user", "content": content}])
+    spans = template.spans(prompt)
+    assert tuple(span.id for span in spans) == prompt.token_ids
+    raw = prompt.text.encode()
+    assert all(raw[span.start : span.stop].decode() == span.text for span in spans)
+    assert [span.start for span in spans] == sorted(span.start for span in spans) and spans[-1].stop == len(raw)
+
+
+def test_white_space_at_the_end_of_a_continued_message_is_left_out(chatml: TextTokenizer) -> None:
+    messages = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "one, two, \n"}]
+    prompt = ChatTemplate(chatml).render(messages, continue_final_message=True)
+    assert prompt.text.endswith("<|im_start|>assistant\none, two,")

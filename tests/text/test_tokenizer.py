@@ -146,3 +146,12 @@ def test_threads_share_one_tokenizer(chatml: TextTokenizer) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(round_trip, texts)) == texts
+
+
+def test_the_number_of_tokens_before_every_text(chatml: TextTokenizer) -> None:
+    backend = byte_level_backend()
+    special = [("<|endoftext|>", 0), ("<|im_end|>", 2)]
+    for single, number in (("<|endoftext|> $A", 1), ("$A <|im_end|>", 0), ("<|endoftext|> <|endoftext|> $A", 2)):
+        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
+        assert wrap(backend).num_leading_ids == number
+    assert chatml.num_leading_ids == 0

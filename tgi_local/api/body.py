@@ -1,13 +1,10 @@
 """Reading a request body: bytes to JSON to what the route makes of it, large ones off the event loop."""
 
-import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request
-from starlette.types import Receive
 
 from tgi_local.api.context import context
 from tgi_local.api.sse import until_disconnect
@@ -15,10 +12,6 @@ from tgi_local.errors import MalformedBodyError
 from tgi_local.protocol.wire import WireModel, parse
 
 INLINE_BYTES = 64 * 1024
-# How much of a body that is too large is read and thrown away, for how long, and how long it may pause.
-MAX_DISCARDED_BYTES = 100_000_000
-DISCARD_S = 5.0
-DISCARD_PAUSE_S = 0.25
 
 M = TypeVar("M", bound=WireModel)
 T = TypeVar("T")
@@ -42,18 +35,6 @@ async def apart(request: Request, translate: Callable[[], T]) -> T:
     if len(await request.body()) <= INLINE_BYTES:
         return translate()
     return await context(request).service.work(translate)
-
-
-async def discard(receive: Receive) -> None:
-    """Read the rest of a body: who is still sending when the connection is closed never sees the answer."""
-    num_bytes = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_S):
-            while num_bytes < MAX_DISCARDED_BYTES:
-                message = await asyncio.wait_for(receive(), DISCARD_PAUSE_S)
-                num_bytes += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
 
 
 def _loads(body: bytes) -> Any:

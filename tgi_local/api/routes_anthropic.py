@@ -14,7 +14,7 @@ from tgi_local.api.sse import typed_frame, until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.protocol.anthropic import CountTokensRequest, MessagesRequest, template_kwargs, to_chat
 from tgi_local.protocol.anthropic_answers import PING, MessageAnswer
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import chat_parameters, to_conversation
 
 router = APIRouter()
 
@@ -27,15 +27,12 @@ async def messages(request: Request) -> Response:
     body = await read(request, MessagesRequest)
     service = context(request).service
     model = service.model
-    chat = await apart(request, lambda: to_chat(body))
-    preparing = service.prepare_chat(
-        await apart(request, lambda: to_messages(chat)),
-        to_tools(chat.offered_tools),
-        chat_parameters(chat, model.info.generation_defaults),
-        received_s,
-        template_kwargs(body, model.template.thinking_tags is not None, model.template.reads),
-        caller=caller_of(request),
-    )
+    switches = template_kwargs(body, model.template.thinking_tags is not None, model.template.reads)
+    with service.translating():
+        chat = await apart(request, lambda: to_chat(body))
+        conversation = await apart(request, lambda: to_conversation(chat, switches))
+        parameters = chat_parameters(chat, model.info.generation_defaults)
+    preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
     native = await until_disconnect(request, preparing)
     answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
     if body.stream:
@@ -50,6 +47,6 @@ async def count_tokens(request: Request) -> Response:
     template = service.model.template
     chat = await apart(request, lambda: to_chat(body))
     switches = template_kwargs(body, template.thinking_tags is not None, template.reads)
-    messages = await apart(request, lambda: to_messages(chat))
-    prompt = await until_disconnect(request, service.render_chat(messages, to_tools(chat.offered_tools), switches))
+    conversation = await apart(request, lambda: to_conversation(chat, switches))
+    prompt = await until_disconnect(request, service.render_chat(conversation))
     return Response(orjson.dumps({"input_tokens": len(prompt.token_ids)}), media_type="application/json")

@@ -39,9 +39,16 @@ from tgi_local.protocol.cloud import (
     raw_text,
     server_metadata,
 )
-from tgi_local.protocol.openai import ChatRequest, CompletionRequest, chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import (
+    ChatRequest,
+    CompletionRequest,
+    chat_parameters,
+    template_kwargs,
+    to_conversation,
+)
 from tgi_local.protocol.tgi import GenerateRequest
 from tgi_local.protocol.wire import WireModel, parse
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -104,14 +111,20 @@ async def infer(request: Request) -> Response:
     if len(body.inputs) != len(body.outputs):
         raise LengthMismatchError()
     prompts = [prompt.text for prompt in body.inputs]
+    best_of = body.parameters.best_of or 1
     service = context(request).service
 
     async def prepare() -> list[GenerationRequest]:
-        return [
-            await service.prepare_text(prompt, body.native, received_s, caller=caller_of(request)) for prompt in prompts
-        ]
+        requests: list[GenerationRequest] = []
+        for prompt in prompts:
+            native = await service.prepare_text(prompt, body.native, received_s, caller=caller_of(request))
+            requests += siblings(native, best_of)
+        return requests
 
-    return _json(infer_response(body, await _texts(request, prepare)))
+    texts = await _texts(request, prepare, best_of)
+    if body.parameters.return_full_text:
+        texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    return _json(infer_response(body, texts))
 
 
 @router.api_route("/v2/health/live", methods=["GET", "HEAD"])
@@ -152,22 +165,26 @@ async def _prepare_instance(
     service = context(request).service
     if isinstance(instance, GenerateInstance):
         return await service.prepare_text(instance.inputs, instance.native, received_s, caller=caller_of(request))
-    parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
-    messages = await apart(request, lambda: to_messages(instance))
-    return await service.prepare_chat(
-        messages, to_tools(instance.offered_tools), parameters, received_s, caller=caller_of(request)
-    )
+    switches = template_kwargs(instance, service.model.template.reads)
+    with service.translating():
+        parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
+        conversation = await apart(request, lambda: to_conversation(instance, switches))
+    return await service.prepare_chat(conversation, parameters, received_s, caller_of(request))
 
 
 async def _texts(
-    request: Request, prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]]
+    request: Request, prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]], best_of: int = 1
 ) -> list[str]:
-    """Every instance's text; they run side by side. Raises FailedInstanceError when one is refused or fails."""
+    """The best text of every `best_of` requests; all run side by side.
+
+    Raises FailedInstanceError when one is refused or fails.
+    """
     with _failing_as_one():
         prepared = await until_disconnect(request, prepare())
         service = context(request).service
         generations = await until_disconnect(request, service.generate(prepared), lambda: service.drop(len(prepared)))
-    return [generation.text for generation in generations]
+    groups = [generations[start : start + best_of] for start in range(0, len(generations), best_of)]
+    return [max(group, key=lambda generation: generation.mean_logprob).text for group in groups]
 
 
 @contextmanager

@@ -16,14 +16,14 @@ from tgi_local.api.error_responses import openai_event
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import DONE, EventStream, frame, until_disconnect
 from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
+from tgi_local.open_generation import OpenGeneration
 from tgi_local.protocol.openai import (
     ChatRequest,
     CompletionRequest,
     chat_parameters,
     completion_parameters,
     template_kwargs,
-    to_messages,
-    to_tools,
+    to_conversation,
 )
 from tgi_local.protocol.openai_answers import (
     ChatAnswer,
@@ -32,7 +32,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
-from tgi_local.service import OpenGeneration, siblings
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest, TextEvent
 
 router = APIRouter()
@@ -71,11 +71,11 @@ async def retrieve_model(request: Request, model_id: str) -> Response:
 async def answer_chat(request: Request, body: ChatRequest, received_s: float) -> Response:
     api = context(request)
     info = api.service.model.info
-    parameters = chat_parameters(body, info.generation_defaults)
-    tools = to_tools(body.offered_tools)
     switches = template_kwargs(body, api.service.model.template.reads)
-    messages = await apart(request, lambda: to_messages(body))
-    preparing = api.service.prepare_chat(messages, tools, parameters, received_s, switches, caller=caller_of(request))
+    with api.service.translating():
+        parameters = chat_parameters(body, info.generation_defaults)
+        conversation = await apart(request, lambda: to_conversation(body, switches))
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
     native = await until_disconnect(request, preparing)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
@@ -85,30 +85,32 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
         stream = api.service.open(requests)
         usage_chunk = answer.usage_chunk if body.include_usage else None
         frames = _stream_frames(stream, answer.chunk, usage, usage_chunk)
-        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native]))
-    return await _whole_answer(request, requests, usage, answer.object)
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native.prompt_text]))
+    return await _whole_answer(request, requests, usage, answer.object, is_chat=True)
 
 
 async def answer_completions(request: Request, body: CompletionRequest, received_s: float) -> Response:
     api = context(request)
     model = api.service.model
-    parameters = completion_parameters(body, model.info.generation_defaults)
-    if len(body.prompts) > model.limits.max_client_batch_size:
-        raise BatchSizeError(model.limits.max_client_batch_size)
-    usage = Usage(body.num_choices)
+    with api.service.translating():
+        parameters = completion_parameters(body, model.info.generation_defaults)
+        if len(body.prompts) > model.limits.max_client_batch_size:
+            raise BatchSizeError(model.limits.max_client_batch_size)
+    usage = Usage(body.num_samples)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
         preparing = api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
         native = await until_disconnect(request, preparing)
         usage.add_prompt(native)
-        requests += siblings(native, body.num_choices)
+        requests += siblings(native, body.num_samples)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)
     if body.stream:
         stream = api.service.open(requests)
         usage_chunk = answer.usage_chunk if body.include_usage else None
         frames = _stream_frames(stream, lambda i, event: answer.chunk(i, event, requests[i]), usage, usage_chunk)
-        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, requests))
-    return await _whole_answer(request, requests, usage, answer.object)
+        texts = [native.prompt_text for native in requests[:: body.num_choices]]
+        return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, texts))
+    return await _whole_answer(request, requests, usage, answer.object, is_chat=False)
 
 
 async def _whole_answer(
@@ -116,6 +118,8 @@ async def _whole_answer(
     requests: list[GenerationRequest],
     usage: Usage,
     make_object: Callable[[Any, Usage], dict[str, Any]],
+    *,
+    is_chat: bool,
 ) -> Response:
     api = context(request)
     generations = await until_disconnect(
@@ -124,7 +128,9 @@ async def _whole_answer(
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)
-    headers = generation_headers(api.shown_compute_type, generations)
+    headers = generation_headers(
+        api.shown_compute_type, generations, num_choices=usage.num_choices, with_compute_time=is_chat
+    )
     return await json_answer(request, lambda: make_object(generations, usage), num_described(generations), headers)
 
 
@@ -135,12 +141,16 @@ async def _stream_frames(
     usage_chunk: Callable[[Usage], dict[str, Any]] | None,
 ) -> AsyncIterator[bytes]:
     try:
-        async for index, event in stream:
-            if event.finish is not None:
-                usage.add_completion(index, event.finish)
-            chunk = make_chunk(index, event)
-            if chunk is not None:
-                yield frame(chunk)
+        async for batch in stream:
+            frames = []
+            for index, event in batch:
+                if event.finish is not None:
+                    usage.add_completion(index, event.finish)
+                chunk = make_chunk(index, event)
+                if chunk is not None:
+                    frames.append(frame(chunk))
+            if frames:
+                yield b"".join(frames)
         if usage_chunk is not None:
             yield frame(usage_chunk(usage))
     except TgiLocalError as error:

@@ -12,11 +12,12 @@ from starlette.responses import Response
 from tgi_local.api.answers import PiecesAnswer, json_answer, list_pieces, num_described
 from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
-from tgi_local.api.error_responses import native_body, native_response
+from tgi_local.api.error_responses import native_body
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import EventStream, frame, until_disconnect
-from tgi_local.errors import BodyShapeError, MalformedBodyError, TgiLocalError
-from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
+from tgi_local.errors import NotReadyError, TgiLocalError
+from tgi_local.open_generation import OpenGeneration
+from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_conversation
 from tgi_local.protocol.tgi import (
     GenerateRequest,
     TokenizeRequest,
@@ -26,7 +27,6 @@ from tgi_local.protocol.tgi import (
     stream_event,
     to_parameters,
 )
-from tgi_local.service import OpenGeneration
 from tgi_local.types import GenerationRequest, TokenSpan
 
 router = APIRouter()
@@ -66,11 +66,9 @@ async def chat_tokenize(request: Request) -> Response:
     body = await read(request, ChatRequest)
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
-    messages = await apart(request, lambda: to_messages(body))
-    rendering = service.render_chat(messages, to_tools(body.offered_tools), switches)
-    prompt = await until_disconnect(request, rendering)
-    tokenizing = service.tokenize(prompt.text, _write_spans, add_special_tokens=False)
-    tokens = await until_disconnect(request, tokenizing)
+    conversation = await apart(request, lambda: to_conversation(body, switches))
+    prompt = await until_disconnect(request, service.render_chat(conversation))
+    tokens = await until_disconnect(request, service.tokenize_chat(prompt, _write_spans))
     return PiecesAnswer([b'{"tokenize_response":', *tokens, b',"templated_text":', orjson.dumps(prompt.text), b"}"])
 
 
@@ -101,19 +99,21 @@ async def _generate(
 
 
 async def _generate_stream(request: Request, body: GenerateRequest, received_s: float, full_text: bool) -> Response:
-    """Errors of the request itself travel inside a 200 stream, as TGI's clients expect."""
+    """What is wrong with a request that could be read travels inside a 200 stream, as TGI's clients expect."""
     api = context(request)
+    parameters = to_parameters(body)
+    headers = stream_headers(api.shown_compute_type, [body.inputs])
     try:
-        check_stream_parameters(body.parameters)
-        preparing = api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
+        with api.service.translating():
+            check_stream_parameters(body.parameters)
+        preparing = api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
         native = await until_disconnect(request, preparing)
         stream = api.service.open([native])
-    except (BodyShapeError, MalformedBodyError) as error:
-        return native_response(error)
+    except NotReadyError:
+        raise  # TGI refuses connections before it is ready; a status is what clients wait and try again for
     except TgiLocalError as error:
-        return EventStream(_one(frame(native_body(error))), _nothing, stream_headers(api.shown_compute_type, []))
-    frames = _stream_frames(stream, native, body, full_text)
-    return EventStream(frames, stream.aclose, stream_headers(api.shown_compute_type, [native]))
+        return EventStream(_one(frame(native_body(error))), _nothing, headers)
+    return EventStream(_stream_frames(stream, native, body, full_text), stream.aclose, headers)
 
 
 async def _stream_frames(
@@ -122,10 +122,13 @@ async def _stream_frames(
     text = native.prompt_text if full_text else ""
     position = 0
     try:
-        async for _, event in stream:
-            position += 1
-            text += event.text
-            yield frame(stream_event(event, position, text if event.finish else None, native, body))
+        async for batch in stream:
+            frames = []
+            for _, event in batch:
+                position += 1
+                text += event.text
+                frames.append(frame(stream_event(event, position, text if event.finish else None, native, body)))
+            yield b"".join(frames)
     except TgiLocalError as error:
         yield frame(native_body(error))
 

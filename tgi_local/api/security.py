@@ -1,16 +1,18 @@
 """The one gate in front of every route and of the page: Host, Origin, API key, content type, body and header limits."""
 
+import asyncio
 import hashlib
 import hmac
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi_local.api import sign_in
-from tgi_local.api.body import discard
+from tgi_local.api.cors import Cors
 from tgi_local.api.error_responses import refusal_body
 from tgi_local.settings import Settings
 
@@ -21,6 +23,8 @@ _MAX_HEADERS: Final = 100
 _MAX_HEADER_BYTES: Final = 65_536
 _PAGE_API_PREFIX: Final = "/gradio_api/"
 # The chat is text only, so nothing is ever uploaded; the proxy fetches other addresses.
+_MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
+_DISCARD_S: Final = 2.0
 _REFUSED_PREFIXES: Final = ("/gradio_api/upload", "/gradio_api/proxy")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
@@ -34,8 +38,6 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-_HEADER_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}")
-_USUAL_HEADERS: Final = b"authorization, content-type, x-api-key"
 _TEXT_401: Final = "Missing or wrong API key"
 _TEXT_415: Final = "Expected request with `Content-Type: application/json`"
 _TEXT_413: Final = "Failed to buffer the request body: length limit exceeded"
@@ -54,8 +56,8 @@ class SecurityPolicy:
 
 
 def policy_for(settings: Settings) -> SecurityPolicy:
-    """Host names guard the keyless loopback case; with a key, or on a Space, any name is served."""
-    is_keyless_loopback = settings.api_key is None and not settings.is_space
+    """Host names guard the keyless loopback case; with a key, or on a platform that guards us, any name is served."""
+    is_keyless_loopback = settings.api_key is None and settings.is_loopback
     return SecurityPolicy(
         api_key=settings.api_key,
         allowed_hosts=("localhost", "127.0.0.1", "[::1]", settings.local_host) if is_keyless_loopback else None,
@@ -91,7 +93,7 @@ class SecurityGate:
         self._policy = policy
         hosts = policy.allowed_hosts
         self._hosts = None if hosts is None else frozenset(_host_name(host) for host in hosts)
-        self._origins = frozenset(origin.lower().rstrip("/").encode() for origin in policy.allowed_origins)
+        self._cors = Cors(policy.allowed_origins)
         self._key_digest = self._session_digest = b""
         if policy.api_key is not None:
             self._key_digest = _digest(policy.api_key.encode())
@@ -119,10 +121,17 @@ class SecurityGate:
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: RawHeaders = list(scope["headers"])
-        exchange = _Exchange(scope, receive, send, self._policy, self._cors_headers(headers))
+        exchange = _Exchange(
+            scope,
+            receive,
+            send,
+            self._policy,
+            self._cors.headers(_values(headers, b"origin"), _values(headers, b"access-control-request-headers")),
+        )
         try:
             self._check_headers(headers)
-            if self._is_preflight(scope, headers):
+            if scope["method"] == "OPTIONS":
+                # As TGI, on any path. A browser goes on only if the answer names its page's origin.
                 await exchange.respond(200)
                 return
             identity = self._identify(headers)
@@ -217,7 +226,7 @@ class SecurityGate:
     def _is_cross_site(self, headers: RawHeaders) -> bool:
         """Whether a browser sent this for another site's page. What is no browser sends neither header."""
         origins = [origin.lower() for origin in _values(headers, b"origin")]
-        if len(origins) == 1 and self._is_listed(origins[0]):
+        if len(origins) == 1 and self._cors.is_listed(origins[0]):
             return False
         sites = _values(headers, b"sec-fetch-site")
         if len(origins) > 1 or b"cross-site" in sites:
@@ -227,35 +236,6 @@ class SecurityGate:
         if origins[0] == b"null":  # also what a form of our own page sends under `no-referrer`
             return sites != [b"same-origin"]
         return not _is_same_origin(origins[0], _values(headers, b"host"))
-
-    def _is_listed(self, origin: bytes) -> bool:
-        return b"*" in self._origins or origin in self._origins
-
-    def _is_preflight(self, scope: Scope, headers: RawHeaders) -> bool:
-        asks = scope["method"] == "OPTIONS" and bool(_values(headers, b"access-control-request-method"))
-        origins = _values(headers, b"origin")
-        return asks and len(origins) == 1 and self._is_listed(origins[0].lower())
-
-    def _cors_headers(self, headers: RawHeaders) -> RawHeaders:
-        """What the answer to this origin carries: nothing unless it is listed, and never credentials."""
-        if not self._origins:
-            return []
-        origins = _values(headers, b"origin")
-        if len(origins) != 1 or not self._is_listed(origins[0].lower()):
-            return [(b"vary", b"Origin")]
-        return [
-            (b"access-control-allow-origin", b"*" if b"*" in self._origins else origins[0]),
-            (b"access-control-allow-headers", _requested_headers(headers)),
-            (b"access-control-allow-methods", b"GET, POST, DELETE"),
-            (b"vary", b"Origin"),
-        ]
-
-
-def _requested_headers(headers: RawHeaders) -> bytes:
-    """SDKs add headers of their own; a listed origin may send any, for no answer ever allows credentials."""
-    asked = b",".join(_values(headers, b"access-control-request-headers"))
-    names = [name.strip() for name in asked.split(b",")][:_MAX_HEADERS]
-    return b", ".join(name for name in names if _HEADER_NAME.fullmatch(name)) or _USUAL_HEADERS
 
 
 class _Exchange:
@@ -272,13 +252,13 @@ class _Exchange:
         self._cors_headers = cors_headers
         self._is_started = False
         self._num_body_bytes = 0
+        self._has_more_body = True
 
     async def receive(self) -> Message:
         """The app's `receive`; answers 413 itself when a body without a length grows over the limit."""
         if self.is_cut_off:
             raise _BodyTooLarge
-        message = await self._receive()
-        self._num_body_bytes += len(message.get("body", b""))
+        message = await self._receive_counted()
         if self._num_body_bytes <= self._policy.max_body_bytes:
             return message
         if self._is_started:
@@ -310,7 +290,25 @@ class _Exchange:
     async def respond(self, status: int, headers: RawHeaders | None = None, body: bytes = b"") -> None:
         length = (b"content-length", str(len(body)).encode())
         await self.send({"type": "http.response.start", "status": status, "headers": [*(headers or []), length]})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        if status == 413:
+            await self._discard()
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def _discard(self) -> None:
+        """Take what is still on its way, within bounds: a connection that is closed before is reset, the answer lost."""
+        if _values(list(self.scope["headers"]), b"expect"):
+            return  # nothing is on its way before it is asked for
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                while self._has_more_body and self._num_body_bytes < _MAX_DISCARDED_BYTES:
+                    await self._receive_counted()
+
+    async def _receive_counted(self) -> Message:
+        message = await self._receive()
+        self._num_body_bytes += len(message.get("body", b""))
+        self._has_more_body = message.get("more_body", False)
+        return message
 
     async def respond_page(self, status: int, message: str | None = None) -> None:
         """The sign-in page."""
@@ -327,8 +325,6 @@ class _Exchange:
         )
         headers = [(b"content-type", content_type)] if body else []
         if refusal.status == 413:
-            if not _values(list(self.scope["headers"]), b"expect"):  # who asks first has sent nothing yet
-                await discard(self._receive)
             headers.append((b"connection", b"close"))
         await self.respond(refusal.status, [*headers, *_challenge(refusal.status)], body)
 

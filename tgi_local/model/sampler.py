@@ -19,6 +19,8 @@ from tgi_local.types import SampledToken, SamplingParams, TokenLogprob
 # Beyond these a temperature is greedy or uniform for any model, and float32 would overflow.
 MIN_TEMPERATURE = 1e-6
 MAX_TEMPERATURE = 1e6
+# Alternatives that are given beyond those asked for; at a great heat a whole vocabulary is equally likely.
+MAX_TIED = 16
 
 
 def sample(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[SampledToken | None]:
@@ -114,14 +116,21 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def _top_tokens(logprobs: torch.Tensor, counts: Sequence[int]) -> list[tuple[TokenLogprob, ...]]:
+    """The best `counts[i]` tokens of row i, and those as likely as the last of them, as TGI does; no excluded ones."""
     tops: list[tuple[TokenLogprob, ...]] = [()] * len(counts)
     rows = [i for i, count in enumerate(counts) if count > 0]
     if not rows:
         return tops
-    best = take_rows(logprobs, rows).topk(min(max(counts), logprobs.shape[-1]), dim=-1)
-    for i, ids, values in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
-        tops[i] = tuple(
-            TokenLogprob(token, value if value > float("-inf") else None)
-            for token, value in zip(ids[: counts[i]], values[: counts[i]], strict=True)
-        )
+    logprobs = take_rows(logprobs, rows)
+    vocab_size = logprobs.shape[-1]
+    best = logprobs.topk(min(max(counts), vocab_size), dim=-1)
+    place = torch.tensor([min(counts[i], vocab_size) - 1 for i in rows], device=logprobs.device)
+    lowest = best.values.gather(1, place[:, None]).clamp(min=torch.finfo(logprobs.dtype).min)
+    num_best = (logprobs >= lowest).sum(dim=-1).clamp(max=place + 1 + MAX_TIED).tolist()
+    if max(num_best) > best.values.shape[-1]:
+        best = logprobs.topk(max(num_best), dim=-1)
+    for i, ids, values, count in zip(rows, best.indices.tolist(), best.values.tolist(), num_best, strict=True):
+        # By id where they are equally likely: their order in `topk` depends on the neighbours' counts.
+        in_order = sorted(zip(ids[:count], values[:count], strict=True), key=lambda pair: (-pair[1], pair[0]))
+        tops[i] = tuple(TokenLogprob(token, value) for token, value in in_order)
     return tops

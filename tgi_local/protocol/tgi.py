@@ -1,5 +1,7 @@
 """TGI's native schemas and their translation: /, /generate, /generate_stream, /tokenize, /info."""
 
+import math
+import struct
 from typing import Any
 
 from tgi_local.errors import ValidationError
@@ -16,6 +18,8 @@ from tgi_local.types import (
     TextToken,
     TokenSpan,
 )
+
+_FLOAT32 = struct.Struct("f")
 
 
 class GenerateParameters(WireModel):
@@ -58,7 +62,7 @@ class TokenizeRequest(WireModel):
 
 
 def to_parameters(body: GenerateRequest) -> RequestParameters:
-    """Raises RequestError for a grammar of no known form; bounds are checked later, in TGI's order."""
+    """Raises BodyShapeError for a grammar of no known form; bounds are checked later, in TGI's order."""
     p = body.parameters
     return RequestParameters(
         best_of=p.best_of or None,
@@ -192,5 +196,11 @@ def _seed(request: GenerationRequest) -> int | None:
 
 
 def logprob(value: float | None) -> float | None:
-    """Eight decimals, as 32-bit floats carry no more; never an infinity, which JSON can not write."""
-    return None if value is None or value == float("-inf") else round(value, 8)
+    """With the fewest digits that tell it from every other 32-bit float; None where JSON has no number for it."""
+    if value is None or not math.isfinite(value):
+        return None
+    for num_digits in (6, 7, 8, 9):
+        shortest = float(f"{value:.{num_digits}g}")
+        if _FLOAT32.pack(shortest) == _FLOAT32.pack(value):
+            break
+    return shortest + 0.0  # no negative zero

@@ -13,6 +13,20 @@ I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 
 MAX_FIELD_PATH = 80
 
+# Pydantic's errors in the words that TGI's clients know.
+_EXPECTED = {
+    "string_type": "a string",
+    "bool_type": "a boolean",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "f32",
+    "list_type": "a sequence",
+    "dict_type": "a map",
+    "model_type": "a map",
+    "model_attributes_type": "a map",
+}
+_KINDS = {bool: "boolean", int: "integer", float: "floating point", str: "string", list: "sequence", dict: "map"}
+
 M = TypeVar("M", bound="WireModel")
 
 
@@ -49,12 +63,14 @@ def parse(model: type[M], body: Any) -> M:
 
 
 def shape_error(error: ValidationError) -> BodyShapeError:
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    problem = error.errors(include_url=False, include_context=False)[0]
     path = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
     if problem["type"] == "missing":
         *parents, name = path.rsplit(".", 1)
         detail = f"missing field `{name}`"
         path = parents[0] if parents else ""
+    elif problem["type"] in _EXPECTED:
+        detail = f"invalid type: {_kind(problem['input'])}, expected {_EXPECTED[problem['type']]}"
     else:
         detail = problem["msg"][0].lower() + problem["msg"][1:]
     prefix = f"{path}: " if path else ""
@@ -63,6 +79,11 @@ def shape_error(error: ValidationError) -> BodyShapeError:
 
 def new_id(prefix: str, separator: str = "-") -> str:
     return f"{prefix}{separator}{secrets.token_hex(12)}"
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value; the value itself is never echoed."""
+    return "null" if value is None else _KINDS.get(type(value), "value")
 
 
 def _dotted(location: list[int | str]) -> str:

@@ -3,10 +3,10 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import TemplateError as JinjaTemplateError
@@ -14,7 +14,11 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.control_tokens import ControlTokenShield, find_control_tokens, iter_strings
 from tgi_local.text.messages import normalize_messages
+from tgi_local.text.template_traits import TemplateTraits, probe
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_formats import HERMES, JSON, ToolFormat, find_format
+from tgi_local.text.tool_messages import fit_messages
+from tgi_local.types import TokenSpan
 
 # What running a template can raise: Jinja's own errors, and Python's from the expressions in it.
 _RENDER_ERRORS = (
@@ -31,12 +35,24 @@ _MIN_REDACTED_LEN = 4
 _THINKING_TAGS = ("<think>", "</think>")
 
 
+class Piece(NamedTuple):
+    """A part of a prompt that is tokenized apart. `is_literal`: no control token, though it spells one."""
+
+    text: str
+    is_literal: bool = False
+    is_first: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
     """A prompt as text and as the token ids the model gets."""
 
-    text: str
     token_ids: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
 
 
 class ChatTemplate:
@@ -57,21 +73,26 @@ class ChatTemplate:
         is_normalized = not tokenizer.normalized_tokens.isdisjoint(control_tokens)
         self._shield = ControlTokenShield(control_tokens, is_normalized=is_normalized)
         self._all_sources = sources
+        self._traits = probe(self._render_probe, sources) if self._tool_source is not None else TemplateTraits()
+        self.tool_format: ToolFormat = self._find_tool_format()
 
     @property
     def supports_tools(self) -> bool:
-        """Whether the template writes the tools it is given."""
-        return re.search(r"\btools\b", self._tool_source or "") is not None
+        """Whether the template writes the tools it is given; otherwise they are described in a message."""
+        return self._traits.writes_tools or self._traits.writes_system_tools
 
     def reads(self, variable: str) -> bool:
         """Whether the template looks at a variable of this name."""
         return re.search(rf"\b{re.escape(variable)}\b", self._all_sources) is not None
 
-    @property
-    def tool_call_format(self) -> Literal["hermes"] | None:
-        """How the model was trained to write a call; `<function=` marks the XML variant, which is another format."""
-        source = self._tool_source or ""
-        return "hermes" if "<tool_call>" in source and "<function=" not in source else None
+    def _find_tool_format(self) -> ToolFormat:
+        """How the model writes calls: as it was trained to, or as the tools' description asks for."""
+        if not self.supports_tools:
+            return HERMES
+        return find_format(self._tool_source or "", self._tokenizer.added_tokens) or JSON
+
+    def _render_probe(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        return self._tokenizer.render_chat(messages, tools=tools, add_generation_prompt=True)
 
     @property
     def thinking_tags(self) -> tuple[str, str] | None:
@@ -93,11 +114,16 @@ class ChatTemplate:
         if (self._tool_source if tools else self._source) is None:
             raise TemplateError("template not found")
         self._check_template_kwargs(template_kwargs or {})
-        conversation = {
-            "messages": normalize_messages(messages),
-            "tools": list(tools) if tools else None,
+        fitted, shown_tools = fit_messages(normalize_messages(messages), tools, self._traits)
+        conversation: dict[str, Any] = {
+            "messages": fitted,
+            "tools": list(shown_tools) if shown_tools else None,
             "kwargs": dict(template_kwargs or {}),
         }
+        if continue_final_message:
+            # As TGI: white space at the end would keep the model from its own tokens, which begin with a space.
+            last = conversation["messages"][-1]
+            last["content"] = last["content"].rstrip()
         options = {
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "continue_final_message": continue_final_message,
@@ -108,29 +134,40 @@ class ChatTemplate:
 
     def _render_shielded(self, conversation: dict[str, Any], options: dict[str, bool]) -> RenderedPrompt:
         if not self._shield.contains_token(conversation):
-            text = self._render_text(conversation, options)
-            return RenderedPrompt(text, tuple(self._tokenizer.encode(text, add_special_tokens=False)))
-        marking = self._shield.new_marking()
-        pieces = marking.split(self._render_text(marking.apply(conversation), options))
-        token_ids: list[int] = []
-        for text, is_literal in pieces:
-            if is_literal:
-                token_ids += self._encode_literal(text)
-            elif not token_ids:
-                token_ids += self._tokenizer.encode(text, add_special_tokens=False)
-            else:
-                token_ids += self._tokenizer.encode_continuation(text)
-        return RenderedPrompt("".join(text for text, _ in pieces), tuple(token_ids))
+            pieces = [Piece(self._render_text(conversation, options), is_first=True)]
+        else:
+            marking = self._shield.new_marking()
+            pieces = []
+            for text, is_literal in marking.split(self._render_text(marking.apply(conversation), options)):
+                pieces += self._literal_pieces(text) if is_literal else [Piece(text, is_first=not pieces)]
+        return RenderedPrompt(tuple(id for piece in pieces for id in self._encode(piece)), tuple(pieces))
 
-    def _encode_literal(self, text: str) -> list[int]:
-        token_ids = self._tokenizer.encode_continuation(text, literal=True)
-        if self._control_ids.isdisjoint(token_ids):
-            return token_ids
-        # A unigram vocabulary can hold the token as an ordinary piece too; its characters alone are never one.
-        token_ids = [id for character in text for id in self._tokenizer.encode_continuation(character, literal=True)]
-        if not self._control_ids.isdisjoint(token_ids):
-            raise TemplateError("a message spells a special token that this tokenizer can not write as text")
-        return token_ids
+    def _literal_pieces(self, text: str) -> list[Piece]:
+        pieces = [Piece(text, is_literal=True)]
+        if not self._control_ids.isdisjoint(self._encode(pieces[0])):
+            # A unigram vocabulary can hold the token as an ordinary piece too; its characters alone are never one.
+            pieces = [Piece(character, is_literal=True) for character in text]
+            if not all(self._control_ids.isdisjoint(self._encode(piece)) for piece in pieces):
+                raise TemplateError("a message spells a special token that this tokenizer can not write as text")
+        return pieces
+
+    def _encode(self, piece: Piece) -> list[int]:
+        if piece.is_first:
+            return self._tokenizer.encode(piece.text, add_special_tokens=False)
+        return self._tokenizer.encode_continuation(piece.text, literal=piece.is_literal)
+
+    def spans(self, prompt: RenderedPrompt) -> list[TokenSpan]:
+        """The tokens of a prompt with the bytes of its text they came from."""
+        spans: list[TokenSpan] = []
+        start = 0
+        for piece in prompt.pieces:
+            if piece.is_first:
+                found = self._tokenizer.encode_spans(piece.text, add_special_tokens=False)
+            else:
+                found = self._tokenizer.continuation_spans(piece.text, literal=piece.is_literal)
+            spans += [replace(span, start=span.start + start, stop=span.stop + start) for span in found]
+            start += len(piece.text.encode())
+        return spans
 
     def _check_control_ids(
         self, prompt: RenderedPrompt, conversation: dict[str, Any], options: dict[str, bool]

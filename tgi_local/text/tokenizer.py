@@ -1,13 +1,12 @@
 """Text to token ids and back, through one fast tokenizer that any thread may use."""
 
 import json
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tgi_local.errors import StartupError, ValidationError
 from tgi_local.types import TokenSpan
@@ -45,6 +44,8 @@ class TextTokenizer:
         )
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_token_ids: tuple[int, ...] = _as_ids(transformers_tokenizer.eos_token_id)
+        # Those that the tokenizer puts before every text, such as BOS.
+        self.num_leading_ids = _place(self._encode("a", False, False), self._encode("a", True, False))
         self._anchor_ids = self._encode(_ANCHOR, False, False)
         self._prefixes_text = self._encode("a", False, False) != self._encode_after_anchor("a", literal=False)
         self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
@@ -109,20 +110,21 @@ class TextTokenizer:
             return self._encode(text, False, literal)
         return self._encode_after_anchor(text, literal=literal)
 
-    def encode_spans(self, text: str, *, add_special_tokens: bool) -> Iterator[TokenSpan]:
-        """The tokens of a text with the bytes they came from, made one by one: there may be a million."""
+    def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
+        """The tokens of a text with the bytes they came from."""
         encoding = self._run(self._backend, text, add_special_tokens)
-        # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none
-        # was not in the text.
-        offsets = (encoding.token_to_chars(index) or (0, 0) for index in range(len(encoding)))
-        # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
-        to_byte: Sequence[int] = range(len(text) + 1)
-        if not text.isascii():
-            to_byte = array("Q", accumulate((len(character.encode()) for character in text), initial=0))
-        return (
-            TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
-            for id, (start, stop) in zip(encoding.ids, offsets, strict=True)
-        )
+        return _spans(text, encoding, range(len(encoding)))
+
+    def continuation_spans(self, text: str, *, literal: bool) -> list[TokenSpan]:
+        """The same for the tokens of `encode_continuation`."""
+        backend = self._literal_backend if literal else self._backend
+        if self._prefixes_text:
+            encoding = self._run(backend, _ANCHOR + text, False)
+            num_anchor = len(self._anchor_ids)
+            if encoding.ids[:num_anchor] == self._anchor_ids:
+                return _spans(text, encoding, range(num_anchor, len(encoding)), num_before=len(_ANCHOR))
+        encoding = self._run(backend, text, False)
+        return _spans(text, encoding, range(len(encoding)))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
@@ -196,6 +198,29 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     literal: Tokenizer = Tokenizer.from_str(json.dumps(description))
     literal.encode_special_tokens = True
     return literal
+
+
+def _spans(text: str, encoding: Encoding, places: range, *, num_before: int = 0) -> list[TokenSpan]:
+    """The tokens at `places` of an encoding of `text`, which has `num_before` other characters in front of it."""
+    # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none was not
+    # in the text.
+    offsets = (encoding.token_to_chars(place) or (num_before, num_before) for place in places)
+    # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
+    to_byte: Sequence[int] = range(len(text) + 1)
+    if not text.isascii():
+        to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
+    return [
+        TokenSpan(
+            id, text[start - num_before : stop - num_before], to_byte[start - num_before], to_byte[stop - num_before]
+        )
+        for id, (start, stop) in zip(encoding.ids[places.start :], offsets, strict=True)
+    ]
+
+
+def _place(part: Sequence[int], whole: Sequence[int]) -> int:
+    """Where `part` begins in `whole`; 0 when it is not there."""
+    places = (start for start in range(len(whole)) if whole[start : start + len(part)] == part)
+    return next(places, 0)
 
 
 def _as_ids(token_id: int | Sequence[int] | None) -> tuple[int, ...]:
