@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tests.in_process import LIMITS, InProcess, serving
-from tgi_local.api import answers, body
+from tgi_local.api import answers, body, routes_tgi
 from tgi_local.errors import NotReadyError, OverloadedError
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
@@ -219,14 +219,15 @@ async def test_the_event_loop_does_nothing_that_takes_long(
     for owner, name in [
         (body, "_loads"),
         (body, "parse"),
-        (answers, "_dump_list"),
+        (routes_tgi, "generate_response"),
+        (routes_tgi, "_write_spans"),
         (TextTokenizer, "encode"),
         (TextTokenizer, "encode_spans"),
         (ChatTemplate, "render"),
     ]:
         threads.watch(owner, name)
     monkeypatch.setattr(body, "INLINE_BYTES", 64 * 1024 if size == "small" else 10)
-    monkeypatch.setattr(answers, "INLINE_ITEMS", 512 if size == "small" else 1)
+    monkeypatch.setattr(answers, "INLINE_ITEMS", 512 if size == "small" else 0)
     text = "the quick brown fox"
     await server.client.post("/generate", json={"inputs": text, "parameters": {"max_new_tokens": 1}})
     for path in ("/v1/chat/completions", "/v1/messages", "/chat_tokenize"):
@@ -238,7 +239,8 @@ async def test_the_event_loop_does_nothing_that_takes_long(
     assert threads.seen == {
         "_loads": by_size,
         "parse": by_size,
-        "_dump_list": by_size,
+        "generate_response": by_size,
+        "_write_spans": {"worker"},
         "encode": {"worker"},
         "encode_spans": {"worker"},
         "render": {"worker"},
@@ -249,7 +251,7 @@ async def test_a_long_list_is_written_in_pieces(server: InProcess, monkeypatch: 
     monkeypatch.setattr(answers, "CHUNK_ITEMS", 3)
     for count in range(12):
         items = [{"id": i, "text": f'"{i}"'} for i in range(count)]
-        assert orjson.loads(answers._dump_list(items, dict)) == items
+        assert orjson.loads(b"".join(answers.list_pieces(items, dict))) == items
 
 
 async def test_prompt_tokens_are_turned_into_text_by_a_worker(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -178,14 +178,15 @@ class Service:
         model = self.model
         return await self.work(lambda: render_prompt(model.template, conversation, model.limits))
 
-    async def tokenize(self, text: str) -> list[TokenSpan]:
+    async def tokenize(self, text: str, write: Callable[[Iterable[TokenSpan]], T]) -> T:
+        """What `write` makes of the tokens, on a worker, too. Raises OverloadedError."""
         tokenizer = self.model.tokenizer
-        return await self.work(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
+        return await self.work(lambda: write(tokenizer.encode_spans(text, add_special_tokens=True)))
 
-    async def tokenize_chat(self, prompt: RenderedPrompt) -> list[TokenSpan]:
-        """The tokens that the model gets for a rendered conversation."""
+    async def tokenize_chat(self, prompt: RenderedPrompt, write: Callable[[Iterable[TokenSpan]], T]) -> T:
+        """The same for the tokens that the model gets for a rendered conversation."""
         template = self.model.template
-        return await self.work(lambda: template.spans(prompt))
+        return await self.work(lambda: write(template.spans(prompt)))
 
     async def work(self, function: Callable[[], T]) -> T:
         """What would hold up the event loop, on a worker. Raises OverloadedError when as many wait as may run."""
@@ -248,6 +249,11 @@ class Service:
         while num_idle < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
             num_idle = 0 if self._slots.open or self._workers.num_requests else num_idle + 1
+
+    def drop(self, num_requests: int) -> None:
+        """Requests that are prepared and will not be opened: their client has gone."""
+        for _ in range(num_requests):
+            self.metrics.request_failed("dropped")
 
     async def _build(
         self,

@@ -273,3 +273,5 @@ async def test_between_its_preparation_and_the_engine(tiny_folder: Path, monkeyp
         gate.open()
         await server_idle(server)
         assert not gate.plans and not server.service._slots.num_taken
+        dropped = sum(max(1, num_sequences if path.startswith("/v1") else 1) for path, _, num_sequences in CALLS[:6])
+        assert f'tgi_request_failure{{err="dropped"}} {dropped}.0' in server.service.metrics.render().decode()

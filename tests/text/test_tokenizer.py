@@ -103,7 +103,7 @@ def test_spans_are_utf8_bytes() -> None:
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
     tokenizer = wrap(backend)
-    spans = tokenizer.encode_spans("é 😀 ok", add_special_tokens=True)
+    spans = list(tokenizer.encode_spans("é 😀 ok", add_special_tokens=True))
     assert spans[0] == TokenSpan(0, "", 0, 0)
     assert [span.id for span in tokenizer.encode_spans("é 😀 ok", add_special_tokens=False)] == [
         s.id for s in spans[1:]

@@ -1,5 +1,6 @@
 """JSON answers; large ones are made off the event loop."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tgi_local.api.context import context
 from tgi_local.types import Generation
@@ -36,17 +38,29 @@ def num_described(generations: Iterable[Generation]) -> int:
     )
 
 
-async def list_json(request: Request, items: Sequence[Any], describe: Callable[[Any], Any]) -> bytes:
-    """The JSON of a list that may be long."""
-    if len(items) <= INLINE_ITEMS:
-        return _dump_list(items, describe)
-    return await context(request).service.aside(lambda: _dump_list(items, describe))
+class PiecesAnswer(Response):
+    """JSON whose pieces are made already; the connection takes one after another."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.status_code = 200
+        self.background = None
+        self._pieces = pieces
+        length = sum(len(piece) for piece in pieces)
+        self.init_headers({"content-type": "application/json", "content-length": str(length)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _dump_list(items: Sequence[Any], describe: Callable[[Any], Any]) -> bytes:
-    """Piece by piece: writing it at once would hold up every thread."""
+def list_pieces(items: Iterable[Any], describe: Callable[[Any], Any]) -> list[bytes]:
+    """The JSON of a long list; writing it at once would hold up every thread."""
     rest = iter(items)
     pieces = []
     while some := list(islice(rest, CHUNK_ITEMS)):
         pieces.append(orjson.dumps([describe(item) for item in some])[1:-1])
-    return b"[" + b",".join(pieces) + b"]"
+        pieces.append(b",")
+    return [b"[", *pieces[:-1], b"]"]

@@ -181,7 +181,8 @@ async def _texts(
     """
     with _failing_as_one():
         prepared = await until_disconnect(request, prepare())
-        generations = await until_disconnect(request, context(request).service.generate(prepared))
+        service = context(request).service
+        generations = await until_disconnect(request, service.generate(prepared), lambda: service.drop(len(prepared)))
     groups = [generations[start : start + best_of] for start in range(0, len(generations), best_of)]
     return [max(group, key=lambda generation: generation.mean_logprob).text for group in groups]
 

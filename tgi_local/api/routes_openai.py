@@ -125,7 +125,9 @@ async def _whole_answer(
     is_chat: bool,
 ) -> Response:
     api = context(request)
-    generations = await until_disconnect(request, api.service.generate(requests))
+    generations = await until_disconnect(
+        request, api.service.generate(requests), lambda: api.service.drop(len(requests))
+    )
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)

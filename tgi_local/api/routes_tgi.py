@@ -1,7 +1,7 @@
 """TGI's native routes: body -> service -> answer."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import orjson
@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.answers import json_answer, list_json, num_described
+from tgi_local.api.answers import PiecesAnswer, json_answer, list_pieces, num_described
 from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_body
@@ -27,7 +27,7 @@ from tgi_local.protocol.tgi import (
     stream_event,
     to_parameters,
 )
-from tgi_local.types import GenerationRequest
+from tgi_local.types import GenerationRequest, TokenSpan
 
 router = APIRouter()
 
@@ -58,9 +58,7 @@ async def generate_stream(request: Request) -> Response:
 @router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
     body = await read(request, TokenizeRequest)
-    service = context(request).service
-    spans = await until_disconnect(request, service.tokenize(body.inputs))
-    return Response(await list_json(request, spans, describe_span), media_type="application/json")
+    return PiecesAnswer(await until_disconnect(request, context(request).service.tokenize(body.inputs, _write_spans)))
 
 
 @router.post("/chat_tokenize")
@@ -70,10 +68,8 @@ async def chat_tokenize(request: Request) -> Response:
     switches = template_kwargs(body, service.model.template.reads)
     conversation = await apart(request, lambda: to_conversation(body, switches))
     prompt = await until_disconnect(request, service.render_chat(conversation))
-    spans = await until_disconnect(request, service.tokenize_chat(prompt))
-    tokens = orjson.Fragment(await list_json(request, spans, describe_span))
-    answer = {"tokenize_response": tokens, "templated_text": prompt.text}
-    return Response(orjson.dumps(answer), media_type="application/json")
+    tokens = await until_disconnect(request, service.tokenize_chat(prompt, _write_spans))
+    return PiecesAnswer([b'{"tokenize_response":', *tokens, b',"templated_text":', orjson.dumps(prompt.text), b"}"])
 
 
 async def answer_compat(request: Request, body: GenerateRequest, received_s: float) -> Response:
@@ -91,7 +87,8 @@ async def _generate(
     api = context(request)
     preparing = api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
     native = await until_disconnect(request, preparing)
-    generations = await until_disconnect(request, api.service.generate_best_of(native, body.parameters.best_of or 1))
+    work = api.service.generate_best_of(native, body.parameters.best_of or 1)
+    generations = await until_disconnect(request, work, lambda: api.service.drop(1))
     headers = generation_headers(api.shown_compute_type, generations[:1])
 
     def answer() -> Any:
@@ -134,6 +131,10 @@ async def _stream_frames(
             yield b"".join(frames)
     except TgiLocalError as error:
         yield frame(native_body(error))
+
+
+def _write_spans(spans: Iterable[TokenSpan]) -> list[bytes]:
+    return list_pieces(spans, describe_span)
 
 
 async def _one(body: bytes) -> AsyncIterator[bytes]:

@@ -100,12 +100,15 @@ class EventStream(Response):
                 self._active_s = clock()
 
 
-async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, unless the client goes first: then `work` is cancelled and ClientGoneError raised."""
-    return await _unless(work, _disconnected(request.receive))
+async def until_disconnect(request: Request, work: Awaitable[T], unbegun: Callable[[], None] = lambda: None) -> T:
+    """The result of `work`, unless the client goes first: then `work` is cancelled and ClientGoneError raised.
+
+    `unbegun` is called when `work` never began.
+    """
+    return await _unless(work, _disconnected(request.receive), unbegun=unbegun)
 
 
-async def _unless(work: Awaitable[T], *ends: Awaitable[None]) -> T:
+async def _unless(work: Awaitable[T], *ends: Awaitable[None], unbegun: Callable[[], None] = lambda: None) -> T:
     """The result of `work`, unless one of `ends` is over first: then ClientGoneError.
 
     Where one is over already, `work` does not begin.
@@ -121,7 +124,9 @@ async def _unless(work: Awaitable[T], *ends: Awaitable[None]) -> T:
                 return task.result()
         raise ClientGoneError()
     finally:
-        task = task or asyncio.ensure_future(work)  # cancelled before its first step, it never takes one
+        if task is None:
+            unbegun()
+            task = asyncio.ensure_future(work)  # cancelled before its first step, it never takes one
         task.cancel()
         for watcher in watchers:
             watcher.cancel()

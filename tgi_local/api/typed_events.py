@@ -31,7 +31,7 @@ class TypedAnswer(Protocol):
 
 async def whole_answer(request: Request, native: GenerationRequest, answer: TypedAnswer) -> Response:
     api = context(request)
-    generation = await until_disconnect(request, _fold(api.service, native, answer))
+    generation = await until_disconnect(request, _fold(api.service, native, answer), lambda: api.service.drop(1))
     headers = generation_headers(api.shown_compute_type, [generation])
     return Response(orjson.dumps(answer.object), 200, headers, "application/json")
 

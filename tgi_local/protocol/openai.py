@@ -18,6 +18,7 @@ MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024
+MAX_BIASES = 16_384  # what may be looked at on the event loop; far fewer are honoured
 MAX_PARTS = 1024
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
@@ -79,7 +80,7 @@ class CommonFields(GuidedFields):
     stop: str | list[str] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    logit_bias: dict[str, float] | list[float] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES)] | list[float] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     min_tokens: U32 | None = None
