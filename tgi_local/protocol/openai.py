@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
@@ -128,6 +128,13 @@ class CompletionRequest(CommonFields):
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("Empty array detected. Do not use an empty array for the prompt.")
+        return value
 
     @property
     def prompts(self) -> list[str | list[int]]:
