@@ -181,6 +181,16 @@ def test_bodies_over_the_limit(tiny_server: Server, limited_server: Server) -> N
     assert answer.body.decode() == want and post(tiny_server, "/tokenize", body(2_000_000)).status == 200
 
 
+def test_a_client_that_asks_first_need_not_send_at_all(tiny_server: Server) -> None:
+    host = tiny_server.url.removeprefix("http://")
+    head = f"POST /generate HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head += "content-length: 90000000\r\nexpect: 100-continue\r\n\r\n"
+    with connect(tiny_server) as connection:
+        connection.sendall(head.encode())
+        answer = parse(b"".join(pieces(connection)))
+    assert answer.status == 413 and answer.header("connection") == "close"
+
+
 def test_a_body_that_does_not_say_how_long_it_is(limited_server: Server) -> None:
     host = limited_server.url.removeprefix("http://")
     head = f"POST /tokenize HTTP/1.1\r\nhost: {host}\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\n"
