@@ -6,11 +6,14 @@ PYTHON  ?=
 PY      := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
+# The JavaScript clients that the tests run, and the file that npm writes last; without npm the tests are skipped, and say so.
+CLIENTS := tests/clients/node
+NODE    := $(if $(shell command -v npm 2>/dev/null),$(CLIENTS)/node_modules/.package-lock.json)
 ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench test test-long check gpu-check format docs space demo-model clean
+.PHONY: help run bench test test-long node-clients check gpu-check format docs space demo-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,11 +24,14 @@ run: $(RUNTIME)  ## start the app: http://127.0.0.1:8080
 bench: $(RUNTIME)  ## measure a running server  (ARGS="http://127.0.0.1:8080 --concurrency 1,8")
 	@$(PY) app.py bench $(ARGS)
 
-test: $(DEV)  ## run the tests
+test: $(DEV) $(NODE)  ## run the tests
 	@$(PY) -m pytest $(ARGS)
 
-test-long: $(DEV)  ## run the tests, those of several minutes too
+test-long: $(DEV) $(NODE)  ## run the tests, those of several minutes too
 	@$(PY) -m pytest -m "long or not long" --timeout 1800 $(ARGS)
+
+node-clients: $(NODE)  ## install the JavaScript clients that the tests run  (needs npm)
+	@test -e $(CLIENTS)/node_modules/.package-lock.json
 
 check: $(DEV)  ## format, lint, types, import contract, generated docs
 	$(PY) -m ruff format --check .
@@ -65,6 +71,12 @@ $(DEV): tests/requirements.txt $(RUNTIME)
 	@echo "Installing the test tools into $(VENV) (once)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
+
+# Without a registry the other tests run all the same.
+$(NODE): $(CLIENTS)/package-lock.json
+	@echo "Installing JavaScript clients for the tests (once)"
+	@(cd $(CLIENTS) && npm ci --silent --ignore-scripts --no-audit --no-fund --fetch-retries 1) && touch $@ || \
+	  echo "npm could not install them: their tests will be skipped" >&2
 
 # Every candidate is started, because a version manager leaves names on PATH that do not run.
 $(PY):

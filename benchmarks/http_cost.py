@@ -26,7 +26,7 @@ from tgi_local.types import FinishReason, GenerationRequest, SampledToken, StepS
 ROOT = Path(__file__).parents[1]
 STREAMS = (1, 32, 64)
 NUM_TOKENS = {1: 2000, 32: 300, 64: 150}
-TOKENS_PER_S = {1: 400.0, 32: 40.0, 64: 40.0}
+TOKENS_PER_S = {1: 400.0, 32: 160.0, 64: 40.0}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True},
     "/v1/completions": {"model": "m", "prompt": "Hello", "stream": True},

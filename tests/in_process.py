@@ -61,7 +61,7 @@ async def serving(folder: Path, *, isolates_callers: bool = False) -> AsyncItera
         try:
             yield InProcess(service, runner, tokenizer, client, api)
             await _settle(lambda: left_behind.busy(engine._engine))
-            await _settle(lambda: service._open or service._num_slots_taken)
+            await _settle(lambda: service._slots.open or service._slots.num_taken)
         finally:
             await service.close(0)
     await _settle(lambda: asyncio.all_tasks() - tasks - {asyncio.current_task()})

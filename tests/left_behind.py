@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from tgi_local.engine.engine import Engine
 
 SETTLES_WITHIN_S = 2.0
-OUR_THREADS = ("engine", "text", "loader")
+OUR_THREADS = ("engine", "text", "grammar", "loader")
 
 
 class ErrorLog(logging.Handler):

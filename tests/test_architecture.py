@@ -23,6 +23,7 @@ VOCABULARY = (
     "tgi_local",
     "tgi_local.types",
     "tgi_local.constraints",
+    "tgi_local.conversation",
     "tgi_local.errors",
 )  # "tgi_local" alone is the version, never its modules
 HEAVY = frozenset({"torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "triton", "numpy"})
@@ -62,7 +63,9 @@ CONTRACT = (
     row("tgi_local.bench.measures", only=""),  # drivers in other environments import it alone
     row("tgi_local.types", "tgi_local.constraints", only=""),
     row("tgi_local.constraints", only=""),
+    row("tgi_local.conversation", only=""),
     row("tgi_local.errors", only=""),
+    row("tgi_local.bounded_threads", *VOCABULARY, only=""),
     row("tgi_local.paths", *VOCABULARY, only="platformdirs"),
     row("tgi_local.settings", *VOCABULARY, *parts("paths tgi_flags"), only="pydantic pydantic_settings"),
     row("tgi_local.tgi_flags", *VOCABULARY, only="pydantic pydantic_settings"),
@@ -75,16 +78,21 @@ CONTRACT = (
     row("tgi_local.model", *VOCABULARY, "tgi_local.settings", "tgi_local.paths", "tgi_local.engine.step", never=WEB),
     row("tgi_local.validation", *VOCABULARY, *parts("settings protocol text"), only="pydantic"),
     row("tgi_local.stream", *VOCABULARY, "tgi_local.text", only=""),
+    row("tgi_local.prompts", *VOCABULARY, *parts("text validation"), only=""),
+    row("tgi_local.text_workers", *VOCABULARY, only=""),
+    row("tgi_local.open_generation", *VOCABULARY, *parts("metrics text_workers stream engine.engine_thread"), only=""),
     row(
         "tgi_local.service",
         *VOCABULARY,
-        *parts("settings metrics logs paths text validation stream engine.engine_thread"),
-        only="anyio",
+        *parts(
+            "metrics text text_workers bounded_threads prompts validation stream open_generation engine.engine_thread"
+        ),
+        only="",
     ),
     row(
         "tgi_local.api",
         *VOCABULARY,
-        *parts("settings metrics logs service protocol"),
+        *parts("settings metrics logs service open_generation protocol"),
         never=HEAVY | {"gradio", "gradio_client"},
     ),
 )

@@ -124,9 +124,14 @@ def load_model(
 def _load_grammars(
     tokenizer: TextTokenizer, template: ChatTemplate, eos_token_ids: frozenset[int], vocab_size: int
 ) -> GrammarCompiler | None:
-    tags_calls = template.tool_call_format is not None
     try:
-        return GrammarCompiler.load(tokenizer, eos_token_ids, vocab_size, tags_calls=tags_calls)
+        return GrammarCompiler.load(
+            tokenizer,
+            eos_token_ids,
+            vocab_size,
+            format=template.tool_format,
+            thinking_tags=template.thinking_tags,
+        )
     except ValueError as error:
         logger.warning("grammars are not supported with this tokenizer: %s", error)
         return None

@@ -36,11 +36,15 @@ class ToolSignature:
 
 @dataclass(frozen=True, slots=True)
 class ToolGrammar:
-    """Output must be 1 to `max_calls` valid calls of these functions. Not `is_forced`: text, in which such calls may be."""
+    """Output must be 1 to `max_calls` valid calls of these functions. Not `is_forced`: text, in which such calls may be.
+
+    With an `answer`, the text is what that one allows, and calls come instead of it.
+    """
 
     tools: tuple[ToolSignature, ...]
     is_forced: bool
     max_calls: int
+    answer: JsonGrammar | RegexGrammar | None = None
 
 
 GrammarSource = JsonGrammar | RegexGrammar | ToolGrammar

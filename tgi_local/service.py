@@ -2,18 +2,18 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
+from tgi_local.bounded_threads import BoundedThreads
 from tgi_local.constraints import ToolGrammar
+from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
-    GenerationError,
-    IncompleteGenerationError,
     NotReadyError,
     OverloadedError,
     RequestError,
@@ -22,22 +22,23 @@ from tgi_local.errors import (
     ValidationError,
 )
 from tgi_local.metrics import Metrics
+from tgi_local.open_generation import OpenGeneration, RequestSlots
+from tgi_local.prompts import decode_prompt, render_prompt
 from tgi_local.stream import TextStream
 from tgi_local.text.chat_template import ChatTemplate, RenderedPrompt
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text_workers import TextWorkers
 from tgi_local.types import (
     Caller,
-    Finish,
     Generation,
     GenerationRequest,
     Limits,
     ModelInfo,
     RequestParameters,
-    TextEvent,
     TokenSpan,
 )
-from tgi_local.validation import build_request, check_length, check_parameters, checked_ids, with_new_seed
+from tgi_local.validation import build_request, check_length, check_parameters, with_new_seed
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,13 @@ T = TypeVar("T")
 
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
+# How many compilations that were given up may still run.
+MAX_LOST_COMPILERS = 4
 # How long a client may take to read the last event at shutdown.
 SEND_TIMEOUT_S = 2.0
 NOBODY = Caller()
+# How many may wait for a worker while there is no model that says how many it serves.
+LOADING_REQUESTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,14 @@ class Service:
 
     def __init__(self, metrics: Metrics, num_workers: int = 2) -> None:
         self.metrics = metrics
-        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="text")
+        self._workers = TextWorkers(num_workers)
+        self._compilers = BoundedThreads(
+            "grammar", num_threads=num_workers, timeout_s=COMPILE_TIMEOUT_S, max_lost=MAX_LOST_COMPILERS
+        )
         self._model: ServedModel | None = None
         self._state = ServiceState("loading", "starting")
-        self._num_slots_taken = 0
-        self._open: set[OpenGeneration] = set()
+        self._slots = RequestSlots()
+        self._drained_s = math.inf  # what was received before is served
 
     def attach(self, model: ServedModel) -> None:
         self._model = model
@@ -95,14 +103,20 @@ class Service:
             self._state = ServiceState("loading", detail)
 
     def drain(self) -> None:
-        """Refuse new requests; running ones go on."""
+        """Refuse new requests; those that run, and those that are being prepared, go on."""
+        self._drained_s = min(self._drained_s, time.monotonic())
         self._state = ServiceState("draining", "the server is shutting down")
 
     @property
     def model(self) -> ServedModel:
         """The model to serve with. Raises NotReadyError."""
+        return self._model_for(math.inf)
+
+    def _model_for(self, received_s: float) -> ServedModel:
+        """The same; a request that came before the shutdown is served."""
         state = self.state()
-        if self._model is None or state.name in ("loading", "draining", "dead"):
+        refusing = ("loading", "dead") if received_s < self._drained_s else ("loading", "dead", "draining")
+        if self._model is None or state.name in refusing:
             raise NotReadyError(state.name, f"The model is not ready: {state.detail or state.name}")
         return self._model
 
@@ -128,95 +142,86 @@ class Service:
         """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too."""
         try:
             yield
-        except RequestError:
-            with self._counting():
-                raise
+        except RequestError as error:
+            self.metrics.request_received()
+            self.metrics.request_failed(_cause(error))
+            raise
 
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
-        """The native request for a raw prompt, as text or token ids. Raises RequestError."""
-        model = self.model
+        """The native request for a raw prompt, as text or token ids. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
         num_leading_ids = 0
-        with self._counting():
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            if not isinstance(prompt, str):
-                token_ids = checked_ids(prompt, model.limits.vocab_size)
-                text = await self._in_worker(lambda: model.tokenizer.decode(token_ids, skip_special_tokens=False))
-            else:
+            if isinstance(prompt, str):
                 if not prompt:
                     raise ValidationError("`inputs` cannot be empty", param="inputs")
-                text = prompt
                 if parameters.truncate is None:
                     check_length(prompt, model.limits)
-                token_ids = await self._in_worker(lambda: model.tokenizer.encode(prompt))
+                text, token_ids = prompt, await self._workers.run(lambda: model.tokenizer.encode(prompt))
                 num_leading_ids = model.tokenizer.num_leading_ids
-            return await self._build(parameters, text, token_ids, received_s, caller, num_leading_ids)
+            else:
+                text, token_ids = await self._workers.run(lambda: decode_prompt(model.tokenizer, prompt, model.limits))
+            return await self._build(model, parameters, text, token_ids, received_s, caller, num_leading_ids)
 
     async def prepare_chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        conversation: Conversation,
         parameters: RequestParameters,
         received_s: float,
-        template_kwargs: Mapping[str, Any] | None = None,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
-        """The native request for a conversation. Raises RequestError."""
-        model = self.model
-        with self._counting():
+        """The native request for a conversation. Raises RequestError, OverloadedError."""
+        model = self._model_for(received_s)
+        with self._preparing():
             check_parameters(parameters, model.limits)
-            prompt = await self.render_chat(messages, tools, template_kwargs)
-            return await self._build(parameters, prompt.text, prompt.token_ids, received_s, caller)
+            prompt = await self._workers.run(lambda: render_prompt(model.template, conversation, model.limits))
+            return await self._build(model, parameters, prompt.text, prompt.token_ids, received_s, caller)
 
-    async def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> RenderedPrompt:
-        """The prompt of a conversation; a last message from the assistant is continued. Raises TemplateError."""
+    async def render_chat(self, conversation: Conversation) -> RenderedPrompt:
+        """The prompt of a conversation. Raises TemplateError, OverloadedError."""
         model = self.model
-        continues = bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
-        check_length("".join(str(m.get("content") or "") for m in messages), model.limits)
-        return await self._in_worker(
-            lambda: model.template.render(
-                messages,
-                tools=tools,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-                template_kwargs=template_kwargs,
-            )
-        )
+        return await self.work(lambda: render_prompt(model.template, conversation, model.limits))
 
     async def tokenize(self, text: str) -> list[TokenSpan]:
         tokenizer = self.model.tokenizer
-        return await self._in_worker(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
+        return await self.work(lambda: tokenizer.encode_spans(text, add_special_tokens=True))
 
     async def tokenize_chat(self, prompt: RenderedPrompt) -> list[TokenSpan]:
         """The tokens that the model gets for a rendered conversation."""
         template = self.model.template
-        return await self._in_worker(lambda: template.spans(prompt))
+        return await self.work(lambda: template.spans(prompt))
 
-    def open(self, requests: Sequence[GenerationRequest]) -> "OpenGeneration":
+    async def work(self, function: Callable[[], T]) -> T:
+        """What would hold up the event loop, on a worker. Raises OverloadedError when as many wait as may run."""
+        limits = self.limits
+        with self._workers.admit(limits.max_concurrent_requests if limits is not None else LOADING_REQUESTS):
+            return await self._workers.run(function)
+
+    def open(self, requests: Sequence[GenerationRequest]) -> OpenGeneration:
         """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
-        model = self.model
-        if self._num_slots_taken + len(requests) > model.limits.max_concurrent_requests:
+        model = self._model_for(max((request.received_s for request in requests), default=math.inf))
+        try:
+            self._slots.take(len(requests), model.limits.max_concurrent_requests)
+        except OverloadedError:
             self.metrics.request_failed("overloaded")
-            raise OverloadedError()
-        self._num_slots_taken += len(requests)
+            raise
         for request in requests:
             self.metrics.request_admitted(request)
-        generation = OpenGeneration(self, model, requests)
-        self._open.add(generation)
-        return generation
+        now = time.monotonic()
+        tags, tool_format = model.template.thinking_tags, model.template.tool_format
+        streams = [TextStream(request, model.tokenizer, tags, now, tool_format) for request in requests]
+        return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """The fold of the stream, one Generation per request, in their order."""
         generations = [Generation(request) for request in requests]
         async with self.open(requests) as stream:
-            async for index, event in stream:
-                generations[index].add(event)
+            async for batch in stream:
+                for index, event in batch:
+                    generations[index].add(event)
         return generations
 
     async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
@@ -231,23 +236,19 @@ class Service:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
             await self._wait_closed(SEND_TIMEOUT_S)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     async def _wait_closed(self, timeout_s: float) -> None:
+        """Seen idle twice: a request that has just been prepared needs a moment to be opened."""
         deadline = time.monotonic() + timeout_s
-        while self._open and time.monotonic() < deadline:
+        num_idle = 0
+        while num_idle < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-
-    def release(self, num_slots: int) -> None:
-        """Give slots back."""
-        self._num_slots_taken -= num_slots
-
-    def forget(self, generation: "OpenGeneration") -> None:
-        """Its answer is on its way; nobody waits for it any more."""
-        self._open.discard(generation)
+            num_idle = 0 if self._slots.open or self._workers.num_requests else num_idle + 1
 
     async def _build(
         self,
+        model: ServedModel,
         parameters: RequestParameters,
         text: str,
         token_ids: Sequence[int],
@@ -255,7 +256,6 @@ class Service:
         caller: Caller,
         num_leading_ids: int = 0,
     ) -> GenerationRequest:
-        model = self.model
         request = build_request(
             parameters, text, token_ids, model.limits, model.info.eos_token_ids, received_s, num_leading_ids
         )
@@ -264,122 +264,39 @@ class Service:
         if source is None:
             return request
         if grammars is None:
-            if isinstance(source, ToolGrammar) and not source.is_forced:
+            if isinstance(source, ToolGrammar) and not source.is_forced and source.answer is None:
                 return request
-            param = "tool_choice" if isinstance(source, ToolGrammar) else source.field
+            answer = source.answer if isinstance(source, ToolGrammar) else source
+            param = "tool_choice" if answer is None else answer.field
             raise UnsupportedError("grammar is not supported", param=param)
         try:
-            return await self._in_worker_within(COMPILE_TIMEOUT_S, lambda: grammars.constrain(request, source))
+            return await self._compilers.run(lambda: grammars.constrain(request, source))
         except TimeoutError:
-            raise ValidationError("grammar is not valid: compiling it takes too long", param="grammar") from None
+            field = "tools" if isinstance(source, ToolGrammar) else source.field
+            raise ValidationError("grammar is not valid: compiling it takes too long", param=field) from None
 
-    async def _in_worker(self, function: Callable[[], T]) -> T:
-        """Run text work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
-
-    async def _in_worker_within(self, timeout_s: float, function: Callable[[], T]) -> T:
-        """The same, but raise TimeoutError when the work itself, not the wait for a worker, takes too long."""
-        started_s: list[float] = []
-
-        def work() -> T:
-            started_s.append(time.monotonic())
-            return function()
-
-        working = asyncio.ensure_future(self._in_worker(work))
-        while not (await asyncio.wait([working], timeout=timeout_s))[0]:
-            if started_s and time.monotonic() - started_s[0] >= timeout_s:
-                raise TimeoutError
-        return working.result()
+    async def aside(self, function: Callable[[], T]) -> T:
+        """On a worker like `work`, for a request that has been served and may not be refused any more."""
+        return await self._workers.run(function)
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
-        """Count a request, and when it is refused, under which cause."""
+    def _preparing(self) -> Iterator[None]:
+        """Counts a request, and its refusal under its cause. One that is being prepared needs a slot, too."""
         self.metrics.request_received()
+        limits = self.limits
+        assert limits is not None
         try:
-            yield
-        except RequestError as error:
-            self.metrics.request_failed("template" if isinstance(error, TemplateError) else "validation")
+            with self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken):
+                yield
+        except (RequestError, OverloadedError, asyncio.CancelledError) as error:
+            self.metrics.request_failed(_cause(error))
             raise
 
 
-class OpenGeneration:
-    """Owns the slots of a group of requests and their text streams. Iterate once; close always.
-
-    Yields (index of the request in the group, event). Closing early cancels what still runs.
-    """
-
-    def __init__(self, service: Service, model: ServedModel, requests: Sequence[GenerationRequest]) -> None:
-        self._service = service
-        self._engine = model.engine
-        self._requests = requests
-        self._num_open = len(requests)
-        self._events: AsyncGenerator[tuple[int, TextEvent]] | None = None
-        now = time.monotonic()
-        tags = model.template.thinking_tags
-        self._streams = {
-            request.request_id: (index, TextStream(request, model.tokenizer, tags, now))
-            for index, request in enumerate(requests)
-        }
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, TextEvent]]:
-        self._events = self._run()
-        return self._events
-
-    async def aclose(self) -> None:
-        """Idempotent."""
-        if self._events is not None:
-            await self._events.aclose()
-        self._service.forget(self)
-        self._service.release(self._num_open)
-        dropped, self._num_open = self._num_open, 0
-        for _ in range(dropped):
-            self._service.metrics.request_failed("dropped")
-
-    async def _run(self) -> AsyncGenerator[tuple[int, TextEvent]]:
-        try:
-            async with aclosing(self._engine.submit(self._requests)) as batches:
-                async for batch in batches:
-                    for token_event in batch:
-                        if token_event.request_id not in self._streams:
-                            continue
-                        index, stream = self._streams[token_event.request_id]
-                        event = stream.step(token_event)
-                        if event.finish is not None:
-                            self._finished(token_event.request_id, event.finish)
-                        yield index, event
-                    if not self._streams:
-                        return
-        except (GenerationError, NotReadyError):
-            self._failed("generation")
-            raise
-        except Exception as error:
-            # A bug in the text machines: this request ends with an error, the others do not notice.
-            logger.exception("turning tokens into text failed")
-            self._failed("generation")
-            raise GenerationError("the server could not turn the tokens into text") from error
-        if self._streams:
-            self._failed("incomplete")
-            raise IncompleteGenerationError()
-
-    def _finished(self, request_id: str, finish: Finish) -> None:
-        del self._streams[request_id]
-        # After a stop string the engine would go on; tokens already on their way find no stream and are dropped.
-        self._engine.cancel(request_id)
-        self._num_open -= 1
-        self._service.release(1)
-        self._service.metrics.request_finished(finish)
-
-    def _failed(self, cause: str) -> None:
-        self._service.release(self._num_open)
-        for _ in range(self._num_open):
-            self._service.metrics.request_failed(cause)
-        self._num_open = 0
+def _cause(error: BaseException) -> str:
+    """Why a request was not admitted, as the metrics say it."""
+    causes = {OverloadedError: "overloaded", TemplateError: "template", RequestError: "validation"}
+    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), "dropped")
 
 
 def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:

@@ -1,10 +1,12 @@
 """Token events of one request to text events: detokenize, stop strings, reasoning and tool calls."""
 
 from tgi_local.text.detokenizer import Detokenizer
+from tgi_local.text.loose_calls import LooseCallParser
 from tgi_local.text.reasoning import ReasoningParser
 from tgi_local.text.stop_strings import StopStrings
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.text.tool_calls import BareCallParser, Content, ToolCallParser
+from tgi_local.text.tool_calls import Content, ToolCallParser
+from tgi_local.text.tool_formats import HERMES, ToolFormat
 from tgi_local.types import (
     Finish,
     FinishReason,
@@ -15,7 +17,7 @@ from tgi_local.types import (
     Timings,
     TokenEvent,
     TokenLogprob,
-    ToolCall,
+    ToolCallDelta,
 )
 
 
@@ -28,6 +30,7 @@ class TextStream:
         tokenizer: TextTokenizer,
         thinking_tags: tuple[str, str] | None,
         submitted_s: float,
+        tool_format: ToolFormat = HERMES,
     ) -> None:
         self._request = request
         self._tokenizer = tokenizer
@@ -35,16 +38,25 @@ class TextStream:
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
         self._num_cached_tokens = 0
-        self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=True)
+        tokens = tool_format.tokens if request.text.parse_tool_calls else ()
+        shown_ids = frozenset(id for token in tokens if (id := tokenizer.token_id(token)) is not None)
+        self._detokenizer = Detokenizer(
+            tokenizer,
+            request.prompt_token_ids,
+            skip_special_tokens=True,
+            shown_ids=frozenset(id for id in shown_ids if tokenizer.is_special(id)),
+        )
         self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
         self._reasoning: ReasoningParser | None = None
         if request.text.parse_chat and thinking_tags is not None:
             # Some templates open the thought themselves, at the end of the prompt.
             starts_open = request.prompt_text.rstrip().endswith(thinking_tags[0])
             self._reasoning = ReasoningParser(*thinking_tags, starts_open=starts_open)
-        self._tool_calls: ToolCallParser | BareCallParser | None = None
-        if request.text.parse_tool_calls:
-            self._tool_calls = BareCallParser() if request.text.is_bare_call else ToolCallParser()
+        self._tool_calls: ToolCallParser | LooseCallParser | None = None
+        if request.text.parse_tool_calls and request.text.are_calls_valid:
+            self._tool_calls = ToolCallParser(tool_format, request.text.tools)
+        elif request.text.parse_tool_calls:
+            self._tool_calls = LooseCallParser(tool_format, request.text.tools)
 
     def step(self, event: TokenEvent) -> TextEvent:
         """Raises the error of an error event."""
@@ -86,7 +98,7 @@ class TextStream:
         )
         return Finish(reason, self._num_tokens, timings, matched, self._num_cached_tokens, self._num_reasoning_tokens)
 
-    def _parse(self, text: str, *, is_last: bool) -> tuple[str, str, tuple[ToolCall, ...]]:
+    def _parse(self, text: str, *, is_last: bool) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
         """Split text into content, reasoning and tool calls."""
         if self._reasoning is None:
             content, reasoning = text, ""
@@ -98,7 +110,7 @@ class TextStream:
             return content, reasoning, ()
         items = self._tool_calls.step(content) + (self._tool_calls.flush() if is_last else [])
         content = "".join(item.text for item in items if isinstance(item, Content))
-        calls = tuple(item for item in items if isinstance(item, ToolCall))
+        calls = tuple(item for item in items if isinstance(item, ToolCallDelta))
         return content, reasoning, calls
 
     def _text_token(self, token: SampledToken, increment: str) -> TextToken:

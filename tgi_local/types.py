@@ -1,11 +1,11 @@
 """The vocabulary shared by every layer. Plain data, standard library only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from tgi_local.constraints import Grammar, GrammarSource
+from tgi_local.constraints import Grammar, GrammarSource, ToolSignature
 
 
 class FinishReason(StrEnum):
@@ -83,14 +83,15 @@ class TextOptions:
     """How tokens become text for one request.
 
     `keep_stop_string` is TGI's rule (the stop string stays in the text); OpenAI leaves it out.
-    `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered.
-    `is_bare_call`: the whole answer is one tool call, without the tags around it.
+    `parse_chat` splits reasoning and tool calls out of the text; `parse_tool_calls` only when tools were offered,
+    which are `tools`. `are_calls_valid`: a grammar sees to it, so that calls can be passed on while they grow.
     """
 
     keep_stop_string: bool = True
     parse_chat: bool = False
     parse_tool_calls: bool = False
-    is_bare_call: bool = False
+    tools: tuple[ToolSignature, ...] = ()
+    are_calls_valid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +247,22 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function call the model asked for. `arguments` is a JSON string."""
+    """A function call the model asked for. `arguments` is a JSON string; not `is_complete`: its beginning."""
 
     index: int
     name: str
     arguments: str
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """The next piece of the call `index`. `name` comes with its first piece, `is_last` with the end of its arguments."""
+
+    index: int
+    name: str | None
+    arguments: str
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +304,7 @@ class TextEvent(NamedTuple):
     token: TextToken | None
     text: str = ""
     reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     prompt_tokens: tuple[TextToken, ...] = ()
     finish: Finish | None = None
 
@@ -315,9 +327,17 @@ class Generation:
             self.tokens.append(event.token)
         self.text += event.text
         self.reasoning += event.reasoning
-        self.tool_calls.extend(event.tool_calls)
+        for piece in event.tool_calls:
+            self._add_piece(piece)
         self.prompt_tokens = event.prompt_tokens or self.prompt_tokens
         self.finish = event.finish or self.finish
+
+    def _add_piece(self, piece: ToolCallDelta) -> None:
+        if piece.name is not None:
+            self.tool_calls.append(ToolCall(piece.index, piece.name, piece.arguments, piece.is_last))
+        else:
+            call = self.tool_calls[-1]
+            self.tool_calls[-1] = replace(call, arguments=call.arguments + piece.arguments, is_complete=piece.is_last)
 
     @property
     def mean_logprob(self) -> float:

@@ -156,7 +156,8 @@ def route_row(operation: Operation, paths: dict[str, Any]) -> list[str]:
     answer = operation.answer if isinstance(operation.answer, str) else getattr(operation.answer, "__name__", "")
     answers = [code(answer)] if answer else []
     if operation.event is not None:
-        answers.append(f"stream of {code(operation.event.__name__)}")
+        event = operation.event
+        answers.append("stream of typed events" if isinstance(event, str) else f"stream of {code(event.__name__)}")
     summary = operation.summary + (" (*open*)" if operation.is_public else "")
     body = code(operation.body.__name__) if operation.body else ""
     return [operation.method.upper(), code(operation.path), summary, body, " or ".join(answers), ", ".join(responses)]

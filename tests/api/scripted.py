@@ -15,6 +15,7 @@ from tgi_local.types import (
     TextEvent,
     Timings,
     ToolCall,
+    ToolCallDelta,
 )
 
 NATIVE = GenerationRequest("r", "prompt", tuple(range(10)), SamplingParams(temperature=0.5), StopParams(64))
@@ -35,7 +36,13 @@ def thought(content: str) -> TextEvent:
 
 
 def calls(*tool_calls: ToolCall) -> TextEvent:
-    return TextEvent(None, tool_calls=tool_calls)
+    return TextEvent(
+        None, tool_calls=tuple(ToolCallDelta(c.index, c.name, c.arguments, is_last=True) for c in tool_calls)
+    )
+
+
+def piece(index: int, name: str | None, arguments: str, is_last: bool = False) -> TextEvent:
+    return TextEvent(None, tool_calls=(ToolCallDelta(index, name, arguments, is_last),))
 
 
 def play(answer: Any, script: Iterable[TextEvent]) -> list[dict[str, Any]]:

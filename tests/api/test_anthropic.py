@@ -19,7 +19,8 @@ from tgi_local.engine.step import StepPlan
 from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.anthropic import CountTokensRequest, MessagesRequest, template_kwargs, to_chat
 from tgi_local.protocol.anthropic_answers import MessageAnswer
-from tgi_local.protocol.openai import to_messages, to_tools
+from tgi_local.protocol.openai import to_messages
+from tgi_local.protocol.tools import to_tools
 from tgi_local.protocol.wire import parse
 from tgi_local.types import FinishReason, TextEvent, ToolCall
 

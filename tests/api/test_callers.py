@@ -10,7 +10,8 @@ from tests.in_process import InProcess, serving
 from tgi_local.api.callers import VISITOR_HEADER, Callers
 from tgi_local.api.http_server import HttpServer
 from tgi_local.metrics import Metrics
-from tgi_local.service import OpenGeneration, Service
+from tgi_local.open_generation import OpenGeneration
+from tgi_local.service import Service
 from tgi_local.types import Caller, GenerationRequest
 from ui import client as page_client
 

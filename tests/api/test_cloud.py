@@ -85,7 +85,7 @@ REFUSED: list[tuple[Any, int, dict[str, str] | str]] = [
 async def test_vertex_refuses(body: Any, status: int, want: dict[str, str] | str, tiny_folder: Path) -> None:
     async with serving(tiny_folder) as server:
         answer = await post(server, "/vertex", body)
-        assert server.service._num_slots_taken == 0
+        assert server.service._slots.num_taken == 0
     assert answer.status_code == status
     if isinstance(want, dict):
         assert answer.json() == want

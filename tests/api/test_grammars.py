@@ -1,5 +1,6 @@
 """Grammars and tools over HTTP: what a random model answers is valid all the same."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer
 
 from tests.checkpoints import make_checkpoint
 from tests.serving import Server, running
+from tests.text.schemas import SCHEMAS
 
 HI: Any = [{"role": "user", "content": "hi"}]
 SCHEMA = {
@@ -85,6 +87,31 @@ def test_every_form_of_a_schema(tool_server: Server, response_format: dict[str, 
         jsonschema.validate(json.loads(generated["generated_text"]), SCHEMA)
         assert generated["details"]["finish_reason"] == "eos_token"
         assert generated["details"]["tokens"][-1]["id"] == 2
+
+
+async def test_what_is_sampled_matches_its_schema(tool_server: Server) -> None:
+    """All schemas at once through one batch, each more than once: whatever ended by itself is valid."""
+    ended: dict[int, int] = {}
+    limit = asyncio.Semaphore(24)  # as many as a CPU's batch serves well
+
+    async def ask(client: httpx.AsyncClient, index: int, seed: int) -> None:
+        schema = {"name": "s", "schema": SCHEMAS[index], "strict": True}
+        body = {"messages": HI, "max_tokens": 80, "temperature": 2, "seed": 1000 * seed + index}
+        body |= {"response_format": {"type": "json_schema", "json_schema": schema}}
+        async with limit:
+            answer = await client.post(f"{tool_server.url}/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        choice = answer.json()["choices"][0]
+        if choice["finish_reason"] != "stop":
+            return
+        validator = jsonschema.validators.validator_for(SCHEMAS[index], default=jsonschema.Draft202012Validator)
+        checked = validator(SCHEMAS[index], format_checker=validator.FORMAT_CHECKER)
+        checked.validate(json.loads(choice["message"]["content"]))
+        ended[index] = ended.get(index, 0) + 1
+
+    async with httpx.AsyncClient(timeout=120) as client:
+        await asyncio.gather(*(ask(client, index, seed) for seed in range(2) for index in range(len(SCHEMAS))))
+    assert len(ended) >= 150 and sum(ended.values()) >= 300
 
 
 def test_a_model_without_an_end_token_ends_as_well(tiny_server: Server) -> None:
@@ -186,9 +213,11 @@ def test_what_is_no_grammar_is_the_clients_fault(tool_server: Server, bad: Any) 
 
 
 def test_grammars_with_tools_and_switched_off(tool_server: Server, tiny_folder: Path) -> None:
-    body: dict[str, Any] = {"messages": HI, "tools": TOOLS, "response_format": FORMATS[0]}
-    both = httpx.post(f"{tool_server.url}/v1/chat/completions", json=body)
-    assert both.status_code == 400 and both.json()["error_type"] == "tool_error"
+    for tools in (TOOLS, []):
+        body: dict[str, Any] = {"messages": HI, "tools": tools, "response_format": FORMATS[3]}
+        both = httpx.post(f"{tool_server.url}/v1/chat/completions", json=body)
+        assert both.status_code == 400 and both.json()["error_type"] == "tool_error"
+        assert both.json()["error"]["message"] == "Tool error: Grammar and tools are mutually exclusive"
     with running("--model-id", str(tiny_folder), "--disable-ui", "--disable-grammar-support") as server:
         native = generate(server, {"type": "regex", "value": "ok"})
         assert native.status_code == 422

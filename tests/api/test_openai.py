@@ -188,3 +188,60 @@ def test_completions_refusals(tiny_server: Server) -> None:
     assert suffix.status_code == 400 and suffix.json()["error"]["param"] == "suffix"
     long = complete(tiny_server, prompt="z" * 5000, max_tokens=1)
     assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_best_of_answers_with_the_likeliest_of_each_prompt(tiny_server: Server) -> None:
+    body = {"prompt": ["count", "again"], "n": 2, "best_of": 5, "logprobs": 0, "seed": 7, "temperature": 1.5}
+    answer = complete(tiny_server, **body).json()
+    everything = complete(tiny_server, **{**body, "n": 5}).json()
+
+    def mean_logprob(choice: dict[str, Any]) -> float:
+        values = choice["logprobs"]["token_logprobs"]
+        return sum(values) / len(values)
+
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    for prompt in range(2):
+        samples = sorted(everything["choices"][prompt * 5 : prompt * 5 + 5], key=mean_logprob, reverse=True)
+        texts = [choice["text"] for choice in answer["choices"][prompt * 2 : prompt * 2 + 2]]
+        assert texts == [choice["text"] for choice in samples[:2]]
+    assert answer["usage"] == everything["usage"], "all samples were generated"
+
+
+@pytest.mark.parametrize("fields", [{"n": 3, "best_of": 2}, {"best_of": 2, "stream": True}])
+def test_best_of_that_can_not_be(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = complete(tiny_server, **fields)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "best_of"
+
+
+PREFILLED = [*HI, {"role": "assistant", "content": "The answer"}]
+OPENED = "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({"messages": HI}, OPENED),
+        ({"messages": HI, "add_generation_prompt": False}, "hi<|im_end|>\n"),
+        ({"messages": PREFILLED}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "continue_final_message": True}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "add_generation_prompt": False}, OPENED + "The answer"),
+        ({"messages": PREFILLED, "continue_final_message": False}, "The answer<|im_end|>\n" + OPENED),
+        ({"messages": PREFILLED, "add_generation_prompt": True}, "The answer<|im_end|>\n" + OPENED),
+    ],
+)
+def test_where_the_prompt_ends(demo_server: Server, fields: dict[str, Any], end: str) -> None:
+    response = demo_server.client.post(f"{demo_server.url}/chat_tokenize", json=fields)
+    assert response.json()["templated_text"].endswith(end)
+
+
+@pytest.mark.parametrize("fields", [{"messages": HI}, {"messages": PREFILLED, "add_generation_prompt": True}])
+def test_what_can_not_be_continued(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = chat(tiny_server, **fields, continue_final_message=True)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "continue_final_message"
+
+
+@pytest.mark.parametrize("fields", [{"modalities": ["text", "audio"]}, {"web_search_options": {}}])
+def test_what_would_change_the_answer_is_refused_by_name(tiny_server: Server, fields: dict[str, Any]) -> None:
+    response = chat(tiny_server, **fields)
+    assert response.status_code == 400 and response.json()["error"]["param"] == next(iter(fields))
+    assert chat(tiny_server, modalities=["text"], web_search_options=None).status_code == 200

@@ -148,6 +148,21 @@ def test_a_conversation_goes_on_from_a_stored_response(client: openai.OpenAI) ->
     assert third.usage is not None and third.usage.input_tokens > second.usage.input_tokens
 
 
+def test_input_may_refer_to_stored_items(client: openai.OpenAI) -> None:
+    first = client.responses.create(**ASK)
+    (item,) = first.output
+    question: Any = {"role": "user", "content": "hi"}
+    # The type of a reference may be left out.
+    for reference in ({"type": "item_reference", "id": item.id}, {"id": item.id}):
+        referring = client.responses.create(**{**ASK, "input": [question, reference, question]})
+        spelled = client.responses.create(**{**ASK, "input": [question, item.model_dump(), question]})
+        assert referring.output_text == spelled.output_text
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.responses.create(**{**ASK, "input": [{"type": "item_reference", "id": item.id}]})
+    assert missing.value.param == "input" and missing.value.code == "item_not_found"
+
+
 def test_what_was_streamed_is_stored_too(tiny_server: Server, client: openai.OpenAI) -> None:
     last = wire_events(post(tiny_server, stream=True))[-1]["response"]
     assert client.responses.retrieve(last["id"]).output_text == last["output"][0]["content"][0]["text"]
@@ -174,9 +189,12 @@ def test_store_is_bounded_by_number_and_size() -> None:
     for name in ("big", "too big"):
         with pytest.raises(NotFoundError):
             store.get(name)
-    store.put(response("a"), [])
+    store.put(response("a"), [], [InputItem(id="item", content="x")])
+    assert store.item("item").content == "x"
     store.delete("a")
-    assert store._num_bytes == 0
+    with pytest.raises(NotFoundError):
+        store.item("item")
+    assert store._num_bytes == 0 and not store._owners
 
 
 def test_items_become_turns() -> None:
@@ -209,7 +227,7 @@ def test_items_become_turns() -> None:
     assert json.dumps(turns) == before and len(longer[-1]["tool_calls"]) == 2
     chat = to_chat(parse(ResponsesRequest, {**ASK, "instructions": "i", "tools": [TOOL]}), turns)
     assert to_messages(chat)[0] == {"role": "system", "content": "i"}
-    assert chat.offered_tools[0].function.name == "get_weather" and chat.max_completion_tokens == 6
+    assert chat.offered_tools[0].name == "get_weather" and chat.max_completion_tokens == 6
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required", {"type": "function", "name": "get_weather"}])
@@ -319,7 +337,6 @@ IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "http:
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": [IMAGE]}, "input"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 1.5}, "top_p"),

@@ -6,7 +6,14 @@ from tests.engine.simulating import make_request
 from tgi_local.engine.block_manager import BlockManager
 from tgi_local.engine.scheduler import Scheduler, SchedulerLimits
 from tgi_local.engine.step import RowResult, StepPlan, StepResult
-from tgi_local.engine.step_pace import FIRST_PROMPT_TOKENS, LONGEST_PREFILL_S, MIN_PROMPT_TOKENS, STRETCH, StepPace
+from tgi_local.engine.step_pace import (
+    FIRST_PROMPT_TOKENS,
+    LONGEST_PREFILL_S,
+    MEASURE_EVERY,
+    MIN_PROMPT_TOKENS,
+    STRETCH,
+    StepPace,
+)
 from tgi_local.types import SampledToken
 
 BASE_S, PER_TOKEN_S = 0.010, 0.001
@@ -58,7 +65,22 @@ def test_there_is_always_some_progress() -> None:
     pace = StepPace()
     assert pace.prompt_tokens(0, 1) == pace.prompt_tokens(9, 1) == FIRST_PROMPT_TOKENS
     pace.step_done(0, 100, 1000.0)
+    pace.step_done(1, 0, 1.0)
     assert pace.prompt_tokens(0, 1) == pace.prompt_tokens(1, 1) == MIN_PROMPT_TOKENS
+
+
+def test_a_server_that_never_pauses_learns_all_the_same() -> None:
+    """From its first step on there are both: streams that run, and prompts that wait."""
+    pace = StepPace()
+    pace.step_done(0, FIRST_PROMPT_TOKENS, 20 * duration_s(0, FIRST_PROMPT_TOKENS))  # the first one is a slow one
+    for base_s in (BASE_S, 4 * BASE_S):  # contexts grow meanwhile
+        done = []
+        for _ in range(600):
+            done.append(pace.prompt_tokens(32, 8))
+            pace.step_done(32, done[-1], base_s + (32 + done[-1]) * PER_TOKEN_S)
+        allowed = (STRETCH - 1) * (base_s + 32 * PER_TOKEN_S) / PER_TOKEN_S
+        assert sum(done[-200:]) / 200 == pytest.approx(allowed, rel=0.1)
+        assert done[-200:].count(0) == pytest.approx(200 / MEASURE_EVERY, abs=2), "little is given away for that"
 
 
 def test_a_long_prompt_is_cut_beside_a_stream_and_not_alone(learnt: StepPace) -> None:

@@ -36,7 +36,7 @@ def tokenizer(tiny_folder: Path) -> TextTokenizer:
 
 @pytest.fixture(scope="module")
 def grammar(tokenizer: TextTokenizer, loaded: LoadedModel) -> Grammar:
-    compiler = GrammarCompiler.load(tokenizer, frozenset(), loaded.vocab_size, tags_calls=True)
+    compiler = GrammarCompiler.load(tokenizer, frozenset(), loaded.vocab_size)
     return compiler.compile(JsonGrammar(SCHEMA, "grammar"))
 
 

@@ -153,6 +153,12 @@ def test_the_same_bits_in_batches_of_every_size(packed: packing.PackedModel, siz
         assert np.array_equal(everyone[i], logits([i])[0])
 
 
+def test_a_step_without_tokens_ends(packed: packing.PackedModel) -> None:
+    """No phase of it has a piece whose end could begin the next one."""
+    forward = NativeForward(packed, 1)
+    assert forward._library.decoder_run(packed.team, forward._decoder, library.Step(), forward._workspace) == 0
+
+
 def test_one_scale_for_all_activations_would_depend_on_the_batch() -> None:
     """What the tests above can see: the usual dynamic quantization fails them."""
     rng = np.random.default_rng(0)

@@ -132,10 +132,170 @@ def combined_schemas() -> Iterator[Any]:
     yield {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "T", "description": "d", **small}
 
 
+def made_schemas() -> Iterator[Any]:
+    """As pydantic, zod and OpenAI's guides write them."""
+    yield {  # pydantic: nested models, an enum, optional and nullable fields, a union told apart by a constant
+        "$defs": {
+            "Kind": {"enum": ["a", "b"], "title": "Kind", "type": "string"},
+            "Cat": {
+                "properties": {
+                    "pet": {"const": "cat", "default": "cat", "title": "Pet", "type": "string"},
+                    "lives": {"type": "integer", "minimum": 0, "maximum": 9},
+                },
+                "required": ["lives"],
+                "title": "Cat",
+                "type": "object",
+            },
+            "Dog": {
+                "properties": {
+                    "pet": {"const": "dog", "title": "Pet", "type": "string"},
+                    "kind": {"$ref": "#/$defs/Kind"},
+                },
+                "required": ["pet", "kind"],
+                "title": "Dog",
+                "type": "object",
+            },
+        },
+        "properties": {
+            "kind": {"$ref": "#/$defs/Kind"},
+            "nick": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}], "default": None, "title": "Nick"},
+            "pet": {
+                "discriminator": {"mapping": {"cat": "#/$defs/Cat", "dog": "#/$defs/Dog"}, "propertyName": "pet"},
+                "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+            },
+            "counts": {
+                "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
+                "type": "object",
+                "maxProperties": 0,
+            },
+            "pair": {
+                "maxItems": 2,
+                "minItems": 2,
+                "prefixItems": [{"type": "boolean"}, {"$ref": "#/$defs/Kind"}],
+                "type": "array",
+            },
+        },
+        "required": ["kind", "pet"],
+        "title": "Owner",
+        "type": "object",
+    }
+    yield {  # zod: no other properties, safe integers, records, literals
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            "id": {
+                "type": "string",
+                "format": "uuid",
+                "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+            },
+            "age": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
+            "role": {"anyOf": [{"type": "string", "const": "admin"}, {"type": "string", "const": "user"}]},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 2}, "maxItems": 2},
+        },
+        "required": ["id", "age", "role", "tags"],
+        "additionalProperties": False,
+    }
+    yield {
+        "type": "object",
+        "propertyNames": {"type": "string"},
+        "additionalProperties": {"type": "boolean"},
+        "maxProperties": 0,
+    }
+    yield {"type": "object", "propertyNames": {"pattern": "^k[0-9]$"}, "additionalProperties": {"type": "boolean"}}
+    yield {
+        "type": "object",
+        "propertyNames": {"enum": ["x", "y"]},
+        "additionalProperties": {"type": "null"},
+        "required": ["x"],
+    }
+    yield {  # OpenAI's guide: recursive, everything required
+        "type": "object",
+        "properties": {"tree": {"$ref": "#/$defs/node"}},
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string", "enum": ["div", "button"]},
+                    "label": {"type": "string", "maxLength": 4},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/node"}, "maxItems": 1},
+                },
+                "required": ["type", "label", "children"],
+                "additionalProperties": False,
+            }
+        },
+        "required": ["tree"],
+        "additionalProperties": False,
+    }
+    yield {  # steps of a calculation
+        "type": "object",
+        "properties": {
+            "steps": {
+                "type": "array",
+                "maxItems": 2,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "explanation": {"type": "string", "maxLength": 5},
+                        "output": {"type": ["string", "null"], "maxLength": 5},
+                    },
+                    "required": ["explanation", "output"],
+                    "additionalProperties": False,
+                },
+            },
+            "final_answer": {"type": "number", "minimum": 0, "maximum": 100},
+        },
+        "required": ["steps", "final_answer"],
+        "additionalProperties": False,
+    }
+    yield {
+        "type": "object",
+        "properties": {"when": {"type": "string", "format": "date-time"}, "who": {"type": "string", "format": "email"}},
+        "required": ["when", "who"],
+        "additionalProperties": False,
+    }
+    yield {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 2,
+        "items": {
+            "anyOf": [
+                {"type": "null"},
+                {
+                    "type": "object",
+                    "properties": {"n": {"type": "integer", "multipleOf": 4, "minimum": 0, "maximum": 64}},
+                    "required": ["n"],
+                    "additionalProperties": False,
+                },
+            ]
+        },
+    }
+    yield {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "patternProperties": {"^x_": {"type": "integer", "minimum": 0, "maximum": 5}},
+        "additionalProperties": False,
+    }
+    yield {
+        "type": "object",
+        "properties": {
+            "free": {"type": "object", "maxProperties": 0},
+            "any": True,
+            "none": {"type": "array", "maxItems": 0},
+        },
+        "required": ["none"],
+    }
+    yield {
+        "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"type": "boolean"}}, "required": ["b"]}],
+        "$defs": {"base": {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}},
+        "maxProperties": 2,
+    }
+
+
 SCHEMAS = [
     *scalar_schemas(),
     *array_schemas(),
     *object_schemas(),
     *combined_schemas(),
+    *made_schemas(),
     *({"type": "object", "properties": {"value": s}, "required": ["value"]} for s in scalar_schemas()),
 ]

@@ -12,6 +12,7 @@ from tests.text.conftest import CHATML, GLUE, byte_level_backend, wrap
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_formats import HERMES, QWEN_CODER
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"properties": {"p": {}}}}}]
@@ -187,7 +188,7 @@ def test_prompts_of_equal_requests_are_equal(chatml: TextTokenizer) -> None:
 
 def test_no_template_is_named(chatml: TextTokenizer) -> None:
     template = ChatTemplate(wrap(byte_level_backend()))
-    assert not template.supports_tools and template.tool_call_format is None and template.thinking_tags is None
+    assert not template.supports_tools and template.tool_format is HERMES and template.thinking_tags is None
     with pytest.raises(TemplateError, match=r"^Template error: template not found$"):
         template.render([{"role": "user", "content": "a"}])
 
@@ -232,16 +233,17 @@ def test_lone_surrogates_are_the_callers_fault(chatml: TextTokenizer) -> None:
 @pytest.mark.parametrize(
     ("source", "supports_tools", "call_format", "tags"),
     [
-        (CHATML, True, "hermes", None),
-        ("{{ messages }}", False, None, None),
-        ("{{ tools }}<tool_call>\n<function=f>", True, None, None),
-        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, None, ("<think>", "</think>")),
-        ({"default": "a", "tool_use": "{{ tools }}<tool_call>"}, True, "hermes", None),
+        (CHATML, True, HERMES, None),
+        ("{{ messages }}", False, HERMES, None),
+        ("{{ tools }}<tool_call>\n<function=f>", True, QWEN_CODER, None),
+        ("{{ tools }}", True, HERMES, None),  # its vocabulary has the tags
+        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, HERMES, ("<think>", "</think>")),
+        ({"default": "a", "tool_use": "{{ tools }}<tool_call>"}, True, HERMES, None),
     ],
 )
 def test_what_a_template_can_do(source: Any, supports_tools: bool, call_format: Any, tags: Any) -> None:
     template = ChatTemplate(wrap(byte_level_backend(), source))
-    assert (template.supports_tools, template.tool_call_format, template.thinking_tags) == (
+    assert (template.supports_tools, template.tool_format, template.thinking_tags) == (
         supports_tools,
         call_format,
         tags,

@@ -17,8 +17,7 @@ from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema
 from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.text.tool_calls import BareCallParser, Content, ToolCallParser
-from tgi_local.types import ToolCall
+from tgi_local.text.tool_formats import HERMES, ToolFormat
 
 MAX_TOKENS = 1500
 HURRY_AFTER = 30
@@ -30,8 +29,8 @@ def tokenizer() -> TextTokenizer:
 
 
 @cache
-def compiler(tags_calls: bool = True) -> GrammarCompiler:
-    return GrammarCompiler.load(tokenizer(), frozenset(), tokenizer().vocab_size + 30, tags_calls=tags_calls)
+def compiler(format: ToolFormat = HERMES) -> GrammarCompiler:
+    return GrammarCompiler.load(tokenizer(), frozenset(), tokenizer().vocab_size + 30, format=format)
 
 
 def bits(mask: bytes) -> np.ndarray:
@@ -88,8 +87,10 @@ def test_what_may_be_written_matches_the_expression(pattern: str) -> None:
 REFUSED: list[tuple[Any, str]] = [
     ({"type": "objec"}, "$.type breaks the rule `anyOf`"),
     ({"properties": {"a": {"minLength": "x"}}}, "$.properties.a.minLength breaks the rule `type`"),
-    ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-    ({"not": {"type": "string"}}, "not"),
+    ({"type": "array", "uniqueItems": True}, "`uniqueItems` at $ is not supported"),
+    ({"not": {"type": "string"}}, "`not` at $ is"),
+    ({"properties": {"not": {"anyOf": [True, {"not": {}}]}}}, "`not` at $.properties.not.anyOf[1] is"),
+    ({"$defs": {"d": {"contains": {}}}, "items": {"$ref": "#/$defs/d"}}, "`contains` at $.$defs.d is"),
     ({"$ref": "#/$defs/none"}, "/$defs/none"),
     ({"$ref": "http://127.0.0.1:9/schema.json"}, "does not fetch"),
     ({"type": "string", "pattern": "("}, "unclosed group"),
@@ -163,9 +164,7 @@ def test_copies_are_independent_and_errors_stay_in_theirs() -> None:
 
 def test_without_an_end_token_an_answer_ends_where_nothing_can_follow() -> None:
     words = wrap(byte_level_backend())
-    grammar = GrammarCompiler.load(words, frozenset(), words.vocab_size, tags_calls=True).compile(
-        RegexGrammar("ab", "grammar")
-    )
+    grammar = GrammarCompiler.load(words, frozenset(), words.vocab_size).compile(RegexGrammar("ab", "grammar"))
     state = grammar.start()
     for letter in "ab":
         assert not state.is_finished
@@ -174,7 +173,7 @@ def test_without_an_end_token_an_answer_ends_where_nothing_can_follow() -> None:
 
 
 def test_other_kinds_of_tokenizers(sentencepiece: TextTokenizer, unigram: TextTokenizer) -> None:
-    grammars = GrammarCompiler.load(sentencepiece, frozenset(), sentencepiece.vocab_size, tags_calls=True)
+    grammars = GrammarCompiler.load(sentencepiece, frozenset(), sentencepiece.vocab_size)
     state = grammars.compile(RegexGrammar("[abc]{3} ü", "grammar")).start()
     ids: list[int] = []
     while not state.is_finished:
@@ -182,7 +181,7 @@ def test_other_kinds_of_tokenizers(sentencepiece: TextTokenizer, unigram: TextTo
         state.advance(ids[-1])
     assert re.fullmatch("[abc]{3} ü", sentencepiece.decode(ids, skip_special_tokens=True))
     with pytest.raises(ValueError, match="decoder"):  # llguidance knows no Metaspace decoder
-        GrammarCompiler.load(unigram, frozenset(), unigram.vocab_size, tags_calls=True)
+        GrammarCompiler.load(unigram, frozenset(), unigram.vocab_size)
 
 
 @pytest.mark.parametrize("text", ["<tool_call>", "<|im_end|>", "a </tool_call> b"])
@@ -204,24 +203,6 @@ TOOLS = (
     ToolSignature('ünü"\\', {"enum": [{}]}),
     ToolSignature("odd", {"not": {}}),
 )
-
-
-def parse(text: str, parser: ToolCallParser | BareCallParser) -> list[Content | ToolCall]:
-    return parser.step(text) + parser.flush()
-
-
-@pytest.mark.parametrize("tags_calls", [True, False])
-@pytest.mark.parametrize("seed", range(8))
-def test_forced_calls_are_valid_calls(tags_calls: bool, seed: int) -> None:
-    source = ToolGrammar(TOOLS, is_forced=True, max_calls=3)
-    text, _ = walk(compiler(tags_calls).compile(source), seed)
-    calls = parse(text, ToolCallParser() if tags_calls else BareCallParser())
-    assert 1 <= len(calls) <= (3 if tags_calls else 1)
-    for call in calls:
-        assert isinstance(call, ToolCall)
-        schema = {tool.name: tool.parameters for tool in TOOLS}[call.name]
-        if call.name != "odd":
-            jsonschema.validate(json.loads(call.arguments), schema)
 
 
 def accepted(source: GrammarSource, text: str) -> str:
@@ -251,7 +232,7 @@ def test_text_is_free_until_a_call_opens() -> None:
 def test_tags_without_tokens_of_their_own_are_written_letter_by_letter() -> None:
     backend = Tokenizer.from_str(byte_level_backend().to_str().replace("tool_call>", "another>"))
     words = wrap(backend, eos_token="<|im_end|>")
-    grammars = GrammarCompiler.load(words, frozenset(), words.vocab_size, tags_calls=True)
+    grammars = GrammarCompiler.load(words, frozenset(), words.vocab_size)
     for is_forced, text in ((False, f"Hm <another> {CALL} bye"), (True, CALL)):
         state = grammars.compile(ToolGrammar(TOOLS, is_forced, max_calls=2)).start()
         for token_id in words.encode(text):
@@ -266,5 +247,5 @@ def test_tags_without_tokens_of_their_own_are_written_letter_by_letter() -> None
 
 def test_a_strict_tool_is_followed_exactly_or_refused() -> None:
     strict = ToolSignature("f", {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
-    with pytest.raises(ValidationError, match="Unimplemented keys"):
+    with pytest.raises(ValidationError, match=r"`not` at \$\.properties\.a is not supported"):
         compiler().compile(ToolGrammar((strict,), is_forced=True, max_calls=1))

@@ -94,7 +94,7 @@ async def handle_bug(request: Request, error: Exception) -> Response:
 
 
 async def handle_disconnect(request: Request, error: Exception) -> Response:
-    """The client went before it had sent its request; nobody reads this."""
+    """The client went before its request was sent or answered; nobody reads this."""
     return Response(status_code=499)
 
 

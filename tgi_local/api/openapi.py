@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tgi_local import __version__
-from tgi_local.api.operations import OPERATIONS, Operation
+from tgi_local.api.operations import OPERATIONS, SERVER, Operation
 from tgi_local.protocol import schema_openai as v1
 from tgi_local.protocol import schema_tgi as native
 
@@ -103,13 +103,16 @@ def _statuses(operation: Operation) -> list[int]:
 def _content(operation: Operation, status: int) -> Schema:
     """The bodies a status can have, by media type."""
     content: Schema = {}
+    if status == 404 and operation.group == SERVER:
+        return {}
     if status == 200:
         if isinstance(operation.answer, str):
             content[operation.answer] = {"schema": {"type": "object" if operation.answer == _JSON else "string"}}
         elif operation.answer is not None:
             content[_JSON] = {"schema": _ref(operation.answer)}
         if operation.event is not None:
-            content["text/event-stream"] = {"schema": _ref(operation.event)}
+            event = operation.event
+            content["text/event-stream"] = {"schema": {"type": "object"} if isinstance(event, str) else _ref(event)}
     elif operation.error is not None:
         content[_JSON] = {"schema": _ref(operation.error)}
     elif status in _GATE_BODY or (status == 422 and operation.body is not None):

@@ -19,7 +19,7 @@ GENERATION: Final = (422, 424, 429, 500, 503)
 class Operation:
     """One method of one path. `answer` is a schema, a media type, or None for an empty body.
 
-    `event` is what a stream consists of; a route with an `event` and no `answer` always streams.
+    `event` is what a stream consists of, a str when its events are of many kinds; a route with an `event` and no `answer` always streams.
     """
 
     method: Literal["get", "post", "delete"]
@@ -28,7 +28,7 @@ class Operation:
     summary: str
     answer: type[BaseModel] | str | None = None
     body: type[BaseModel] | None = None
-    event: type[BaseModel] | None = None
+    event: type[BaseModel] | str | None = None
     statuses: tuple[int, ...] = ()
     example: Example | None = None
     is_public: bool = False  # answered without a key
@@ -108,7 +108,7 @@ _NATIVE: Final = (
         "Token ids of a text, with their offsets",
         native.TokenizeResponse,
         tgi.GenerateRequest,
-        statuses=(404, 422, 503),
+        statuses=(404, 422, 429, 503),
         example={"inputs": "My name is Olivier and I"},
     ),
     Operation(
@@ -118,7 +118,7 @@ _NATIVE: Final = (
         "The prompt that the chat template makes, and its tokens",
         native.ChatTokenizeResponse,
         openai.ChatRequest,
-        statuses=(404, 422, 503),
+        statuses=(404, 422, 429, 503),
         example=_CHAT,
     ),
 )
@@ -175,6 +175,7 @@ _CHAT_DIALECTS: Final = (
         "OpenAI's Responses: answer an input, or stream typed events",
         _JSON,
         responses.ResponsesRequest,
+        _JSON,
         statuses=(404, *GENERATION),
         example={"input": "What is Deep Learning?"},
         group=OPENAI,
@@ -186,7 +187,7 @@ _CHAT_DIALECTS: Final = (
         "How many tokens an input has",
         _JSON,
         responses.PromptFields,
-        statuses=(404, 422, 503),
+        statuses=(404, 422, 429, 503),
         example={"input": "What is Deep Learning?"},
         group=OPENAI,
     ),
@@ -199,6 +200,7 @@ _CHAT_DIALECTS: Final = (
         "Anthropic's Messages: answer a conversation, or stream typed events",
         _JSON,
         anthropic.MessagesRequest,
+        _JSON,
         statuses=GENERATION,
         example={**_SAY_HELLO, "max_tokens": 32},
         group=ANTHROPIC,
@@ -210,7 +212,7 @@ _CHAT_DIALECTS: Final = (
         "How many tokens a conversation has",
         _JSON,
         anthropic.CountTokensRequest,
-        statuses=(422, 503),
+        statuses=(422, 429, 503),
         example=_SAY_HELLO,
         group=ANTHROPIC,
     ),
@@ -236,7 +238,7 @@ _CLOUD: Final = (
         "Vertex AI: one text per instance",
         cloud.VertexResponse,
         cloud.VertexRequest,
-        statuses=(422, 500, 503),
+        statuses=(422, 429, 500, 503),
         example={"instances": [_INPUTS, _CHAT]},
         group=CLOUD,
     ),
@@ -262,7 +264,7 @@ _CLOUD: Final = (
         "KServe: one text per input",
         cloud.InferResponse,
         cloud.InferRequest,
-        statuses=(422, 500, 503),
+        statuses=(422, 429, 500, 503),
         example=_INFER,
         group=CLOUD,
     ),

@@ -1,4 +1,4 @@
-"""What `previous_response_id` refers to: finished responses, in memory, the least recently used given up first."""
+"""What `previous_response_id` and item references refer to: finished responses, in memory, the least recently used given up first."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from tgi_local.errors import NotFoundError
+from tgi_local.protocol.responses import InputItem
 
 MAX_RESPONSES = 256
 MAX_BYTES = 64 * 2**20
@@ -15,9 +16,13 @@ MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The JSON of a response, and the conversation up to its end as chat messages; nobody changes them."""
+    """The JSON of a response, its output as input, and the conversation up to its end as chat messages.
+
+    Nobody changes them.
+    """
 
     body: bytes
+    output: Sequence[InputItem]
     turns: Sequence[dict[str, Any]]
     num_bytes: int
 
@@ -30,15 +35,17 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._owners: dict[str, str] = {}  # the response of each item
 
-    def put(self, response: dict[str, Any], turns: Sequence[dict[str, Any]]) -> None:
+    def put(self, response: dict[str, Any], turns: Sequence[dict[str, Any]], output: Sequence[InputItem] = ()) -> None:
+        """`output` and `turns` share their text: it is counted once."""
         body = orjson.dumps(response)
-        stored = StoredResponse(body, turns, len(body) + len(orjson.dumps(turns)))
+        stored = StoredResponse(body, output, turns, len(body) + len(orjson.dumps(turns)))
         self._responses[response["id"]] = stored
+        self._owners |= {item.id: response["id"] for item in output if item.id is not None}
         self._num_bytes += stored.num_bytes
         while self._num_bytes > self._max_bytes or len(self._responses) > self._max_responses:
-            _, oldest = self._responses.popitem(last=False)
-            self._num_bytes -= oldest.num_bytes
+            self._drop(next(iter(self._responses)))
 
     def get(self, response_id: str, param: str | None = None) -> StoredResponse:
         """Raises NotFoundError; `param` is where the id was given."""
@@ -51,7 +58,23 @@ class ResponseStore:
         self._responses.move_to_end(response_id)
         return self._responses[response_id]
 
+    def item(self, item_id: str) -> InputItem:
+        """One item of a stored response's output. Raises NotFoundError."""
+        if item_id not in self._owners:
+            raise NotFoundError(
+                "No such item: the response that held it was never stored, was deleted, or has made room for later ones",
+                param="input",
+                code="item_not_found",
+            )
+        return next(item for item in self.get(self._owners[item_id]).output if item.id == item_id)
+
     def delete(self, response_id: str) -> None:
         """Raises NotFoundError."""
-        self._num_bytes -= self.get(response_id).num_bytes
-        del self._responses[response_id]
+        self.get(response_id)
+        self._drop(response_id)
+
+    def _drop(self, response_id: str) -> None:
+        dropped = self._responses.pop(response_id)
+        self._num_bytes -= dropped.num_bytes
+        for item in dropped.output:
+            self._owners.pop(item.id or "", None)

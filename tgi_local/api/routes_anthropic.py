@@ -7,15 +7,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import anthropic_body
-from tgi_local.api.sse import typed_frame
+from tgi_local.api.sse import typed_frame, until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.protocol.anthropic import CountTokensRequest, MessagesRequest, template_kwargs, to_chat
 from tgi_local.protocol.anthropic_answers import PING, MessageAnswer
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
-from tgi_local.protocol.wire import parse
+from tgi_local.protocol.openai import chat_parameters, to_conversation
 
 router = APIRouter()
 
@@ -25,21 +24,16 @@ PING_FRAME = typed_frame(PING)
 @router.post("/v1/messages")
 async def messages(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(MessagesRequest, await read_json(request))
+    body = await read(request, MessagesRequest)
     service = context(request).service
     model = service.model
+    switches = template_kwargs(body, model.template.thinking_tags is not None, model.template.reads)
     with service.translating():
-        chat = to_chat(body)
-        messages = to_messages(chat)
+        chat = await apart(request, lambda: to_chat(body))
+        conversation = await apart(request, lambda: to_conversation(chat, switches))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    native = await service.prepare_chat(
-        messages,
-        to_tools(chat.offered_tools),
-        parameters,
-        received_s,
-        template_kwargs(body, model.template.thinking_tags is not None, model.template.reads),
-        caller=caller_of(request),
-    )
+    preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+    native = await until_disconnect(request, preparing)
     answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
     if body.stream:
         return streamed_answer(request, native, answer, anthropic_body, PING_FRAME)
@@ -48,10 +42,11 @@ async def messages(request: Request) -> Response:
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request) -> Response:
-    body = parse(CountTokensRequest, await read_json(request))
+    body = await read(request, CountTokensRequest)
     service = context(request).service
     template = service.model.template
-    chat = to_chat(body)
+    chat = await apart(request, lambda: to_chat(body))
     switches = template_kwargs(body, template.thinking_tags is not None, template.reads)
-    prompt = await service.render_chat(to_messages(chat), to_tools(chat.offered_tools), switches)
+    conversation = await apart(request, lambda: to_conversation(chat, switches))
+    prompt = await until_disconnect(request, service.render_chat(conversation))
     return Response(orjson.dumps({"input_tokens": len(prompt.token_ids)}), media_type="application/json")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local import __version__
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read, read_as
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_response
 from tgi_local.api.routes_openai import answer_chat, answer_completions
 from tgi_local.api.routes_tgi import answer_compat
-from tgi_local.api.sse import ClientGoneError, until_disconnect
+from tgi_local.api.sse import until_disconnect
 from tgi_local.errors import (
     BodyShapeError,
     FailedInstanceError,
@@ -44,8 +44,7 @@ from tgi_local.protocol.openai import (
     CompletionRequest,
     chat_parameters,
     template_kwargs,
-    to_messages,
-    to_tools,
+    to_conversation,
 )
 from tgi_local.protocol.tgi import GenerateRequest
 from tgi_local.protocol.wire import WireModel, parse
@@ -64,7 +63,8 @@ MODEL = "/v2/models/{model:path}/versions/{version}"
 async def invocations(request: Request) -> Response:
     """The first dialect whose shape the body has."""
     received_s = time.monotonic()
-    body = _sagemaker_body(await read_json(request), chat_first=context(request).chat_first)
+    chat_first = context(request).chat_first
+    body = await read_as(request, lambda given: _sagemaker_body(given, chat_first=chat_first))
     if isinstance(body, GenerateRequest):
         return await answer_compat(request, body, received_s)
     if isinstance(body, ChatRequest):
@@ -91,7 +91,7 @@ def _sagemaker_body(body: Any, *, chat_first: bool) -> WireModel:
 async def vertex(request: Request) -> Response:
     received_s = time.monotonic()
     try:
-        body = parse(VertexRequest, await read_json(request))
+        body = await read(request, VertexRequest)
         if not body.instances:
             raise NoInstancesError()
 
@@ -99,8 +99,6 @@ async def vertex(request: Request) -> Response:
             return [await _prepare_instance(request, instance, received_s) for instance in body.instances]
 
         texts = await _texts(request, prepare)
-    except ClientGoneError:
-        return Response(status_code=499)
     except TgiLocalError as error:
         return native_response(error)  # also under a path of the platform's choice
     return _json({"predictions": texts})
@@ -109,7 +107,7 @@ async def vertex(request: Request) -> Response:
 @router.post(MODEL + "/infer")
 async def infer(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(InferRequest, await read_json(request))
+    body = await read(request, InferRequest)
     if len(body.inputs) != len(body.outputs):
         raise LengthMismatchError()
     prompts = [prompt.text for prompt in body.inputs]
@@ -123,13 +121,10 @@ async def infer(request: Request) -> Response:
             requests += siblings(native, best_of)
         return requests
 
-    try:
-        texts = await _texts(request, prepare, best_of)
-        if body.parameters.return_full_text:
-            texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
-        return _json(infer_response(body, texts))
-    except ClientGoneError:
-        return Response(status_code=499)
+    texts = await _texts(request, prepare, best_of)
+    if body.parameters.return_full_text:
+        texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    return _json(infer_response(body, texts))
 
 
 @router.api_route("/v2/health/live", methods=["GET", "HEAD"])
@@ -173,18 +168,19 @@ async def _prepare_instance(
     switches = template_kwargs(instance, service.model.template.reads)
     with service.translating():
         parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
-        messages = to_messages(instance)
-    return await service.prepare_chat(
-        messages, to_tools(instance.offered_tools), parameters, received_s, switches, caller=caller_of(request)
-    )
+        conversation = await apart(request, lambda: to_conversation(instance, switches))
+    return await service.prepare_chat(conversation, parameters, received_s, caller_of(request))
 
 
 async def _texts(
-    request: Request, prepare: Callable[[], Awaitable[Sequence[GenerationRequest]]], best_of: int = 1
+    request: Request, prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]], best_of: int = 1
 ) -> list[str]:
-    """The best text of every `best_of` requests; all run side by side. Raises FailedInstanceError when one fails."""
+    """The best text of every `best_of` requests; all run side by side.
+
+    Raises FailedInstanceError when one is refused or fails.
+    """
     with _failing_as_one():
-        prepared = await prepare()
+        prepared = await until_disconnect(request, prepare())
         generations = await until_disconnect(request, context(request).service.generate(prepared))
     groups = [generations[start : start + best_of] for start in range(0, len(generations), best_of)]
     return [max(group, key=lambda generation: generation.mean_logprob).text for group in groups]

@@ -1,5 +1,6 @@
 """The OpenAPI document and Swagger UI, which needs nothing from the network."""
 
+import asyncio
 from typing import Final
 
 import swagger_ui_bundle
@@ -35,7 +36,7 @@ SwaggerUIBundle({{url: "../api-doc/openapi.json", dom_id: "#swagger-ui", deepLin
 
 @router.api_route("/api-doc/openapi.json", methods=["GET", "HEAD"])
 async def openapi_document(request: Request) -> Response:
-    return Response(document_text(), media_type="application/json")
+    return Response(await asyncio.to_thread(document_text), media_type="application/json")  # slow when it is new
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])

@@ -9,20 +9,21 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.answers import json_answer, num_described
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import openai_event
 from tgi_local.api.headers import generation_headers, stream_headers
-from tgi_local.api.sse import DONE, ClientGoneError, EventStream, frame, until_disconnect
+from tgi_local.api.sse import DONE, EventStream, frame, until_disconnect
 from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
+from tgi_local.open_generation import OpenGeneration
 from tgi_local.protocol.openai import (
     ChatRequest,
     CompletionRequest,
     chat_parameters,
     completion_parameters,
     template_kwargs,
-    to_messages,
-    to_tools,
+    to_conversation,
 )
 from tgi_local.protocol.openai_answers import (
     ChatAnswer,
@@ -31,8 +32,7 @@ from tgi_local.protocol.openai_answers import (
     model_entry,
     models_response,
 )
-from tgi_local.protocol.wire import parse
-from tgi_local.service import OpenGeneration, siblings
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest, TextEvent
 
 router = APIRouter()
@@ -44,13 +44,13 @@ MakeChunk = Callable[[int, TextEvent], dict[str, Any] | None]
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     received_s = time.monotonic()
-    return await answer_chat(request, parse(ChatRequest, await read_json(request)), received_s)
+    return await answer_chat(request, await read(request, ChatRequest), received_s)
 
 
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     received_s = time.monotonic()
-    return await answer_completions(request, parse(CompletionRequest, await read_json(request)), received_s)
+    return await answer_completions(request, await read(request, CompletionRequest), received_s)
 
 
 @router.get("/v1/models")
@@ -74,10 +74,9 @@ async def answer_chat(request: Request, body: ChatRequest, received_s: float) ->
     switches = template_kwargs(body, api.service.model.template.reads)
     with api.service.translating():
         parameters = chat_parameters(body, info.generation_defaults)
-        messages = to_messages(body)
-    native = await api.service.prepare_chat(
-        messages, to_tools(body.offered_tools), parameters, received_s, switches, caller=caller_of(request)
-    )
+        conversation = await apart(request, lambda: to_conversation(body, switches))
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+    native = await until_disconnect(request, preparing)
     requests = siblings(native, body.num_choices)
     answer = ChatAnswer(body, info.model_id, api.fingerprint)
     usage = Usage(body.num_choices)
@@ -97,12 +96,13 @@ async def answer_completions(request: Request, body: CompletionRequest, received
         parameters = completion_parameters(body, model.info.generation_defaults)
         if len(body.prompts) > model.limits.max_client_batch_size:
             raise BatchSizeError(model.limits.max_client_batch_size)
-    usage = Usage(body.num_choices)
+    usage = Usage(body.num_samples)
     requests: list[GenerationRequest] = []
     for prompt in body.prompts:
-        native = await api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
+        preparing = api.service.prepare_text(prompt, parameters, received_s, caller=caller_of(request))
+        native = await until_disconnect(request, preparing)
         usage.add_prompt(native)
-        requests += siblings(native, body.num_choices)
+        requests += siblings(native, body.num_samples)
     answer = CompletionAnswer(body, model.info.model_id, api.fingerprint)
     if body.stream:
         stream = api.service.open(requests)
@@ -122,17 +122,14 @@ async def _whole_answer(
     is_chat: bool,
 ) -> Response:
     api = context(request)
-    try:
-        generations = await until_disconnect(request, api.service.generate(requests))
-    except ClientGoneError:
-        return Response(status_code=499)
+    generations = await until_disconnect(request, api.service.generate(requests))
     for index, generation in enumerate(generations):
         if generation.finish is not None:
             usage.add_completion(index, generation.finish)
     headers = generation_headers(
         api.shown_compute_type, generations, num_choices=usage.num_choices, with_compute_time=is_chat
     )
-    return Response(orjson.dumps(make_object(generations, usage)), 200, headers, "application/json")
+    return await json_answer(request, lambda: make_object(generations, usage), num_described(generations), headers)
 
 
 async def _stream_frames(
@@ -142,12 +139,16 @@ async def _stream_frames(
     usage_chunk: Callable[[Usage], dict[str, Any]] | None,
 ) -> AsyncIterator[bytes]:
     try:
-        async for index, event in stream:
-            if event.finish is not None:
-                usage.add_completion(index, event.finish)
-            chunk = make_chunk(index, event)
-            if chunk is not None:
-                yield frame(chunk)
+        async for batch in stream:
+            frames = []
+            for index, event in batch:
+                if event.finish is not None:
+                    usage.add_completion(index, event.finish)
+                chunk = make_chunk(index, event)
+                if chunk is not None:
+                    frames.append(frame(chunk))
+            if frames:
+                yield b"".join(frames)
         if usage_chunk is not None:
             yield frame(usage_chunk(usage))
     except TgiLocalError as error:

@@ -8,11 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import ApiContext, caller_of, context
+from tgi_local.api.sse import until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.errors import UnsupportedError
-from tgi_local.protocol.openai import chat_parameters, to_messages, to_tools
+from tgi_local.protocol.openai import chat_parameters, to_conversation
 from tgi_local.protocol.responses import (
     InputItem,
     PromptFields,
@@ -31,26 +32,21 @@ router = APIRouter()
 @router.post("/v1/responses")
 async def create_response(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(ResponsesRequest, await read_json(request))
+    body = await read(request, ResponsesRequest)
     api = context(request)
     model = api.service.model
+    switches = template_kwargs(body, model.template.reads)
     with api.service.translating():
         turns = _turns(api, body)
-        chat = to_chat(body, turns)
-        messages = to_messages(chat)
+        chat = await apart(request, lambda: to_chat(body, turns))
+        conversation = await apart(request, lambda: to_conversation(chat, switches))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    native = await api.service.prepare_chat(
-        messages,
-        to_tools(chat.offered_tools),
-        parameters,
-        received_s,
-        template_kwargs(body, model.template.reads),
-        caller=caller_of(request),
-    )
+    preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+    native = await until_disconnect(request, preparing)
 
     def keep(answer: ResponseAnswer) -> None:
         output = [parse(InputItem, item) for item in answer.output]
-        api.responses.put(answer.object, to_turns(output, turns))
+        api.responses.put(answer.object, to_turns(output, turns), output)
 
     answer = ResponseAnswer(body, model.info.model_id, native, None if body.store is False else keep)
     if body.stream:
@@ -60,11 +56,13 @@ async def create_response(request: Request) -> Response:
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request) -> Response:
-    body = parse(PromptFields, await read_json(request))
+    body = await read(request, PromptFields)
     api = context(request)
-    kwargs = template_kwargs(body, api.service.model.template.reads)
-    chat = to_chat(body, _turns(api, body))
-    prompt = await api.service.render_chat(to_messages(chat), to_tools(chat.offered_tools), kwargs)
+    switches = template_kwargs(body, api.service.model.template.reads)
+    turns = _turns(api, body)
+    chat = await apart(request, lambda: to_chat(body, turns))
+    conversation = await apart(request, lambda: to_conversation(chat, switches))
+    prompt = await until_disconnect(request, api.service.render_chat(conversation))
     answer = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
     return Response(orjson.dumps(answer), media_type="application/json")
 
@@ -85,7 +83,10 @@ async def delete_response(request: Request, response_id: str) -> Response:
 
 def _turns(api: ApiContext, body: PromptFields) -> Sequence[Turn]:
     """The conversation so far; `instructions` of earlier responses are not part of it."""
+    given = body.input
+    if not isinstance(given, str):
+        given = [item if item.referred_id is None else api.responses.item(item.referred_id) for item in given]
     if body.previous_response_id is None:
-        return to_turns(body.input)
+        return to_turns(given)
     earlier = api.responses.get(body.previous_response_id, "previous_response_id").turns
-    return to_turns(body.input, earlier)
+    return to_turns(given, earlier)

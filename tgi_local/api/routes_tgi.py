@@ -9,24 +9,24 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.api.body import read_json
+from tgi_local.api.answers import json_answer, list_json, num_described
+from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
 from tgi_local.api.error_responses import native_body
 from tgi_local.api.headers import generation_headers, stream_headers
-from tgi_local.api.sse import ClientGoneError, EventStream, frame, until_disconnect
+from tgi_local.api.sse import EventStream, frame, until_disconnect
 from tgi_local.errors import NotReadyError, TgiLocalError
-from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_messages, to_tools
+from tgi_local.open_generation import OpenGeneration
+from tgi_local.protocol.openai import ChatRequest, template_kwargs, to_conversation
 from tgi_local.protocol.tgi import (
     GenerateRequest,
     TokenizeRequest,
     check_stream_parameters,
+    describe_span,
     generate_response,
     stream_event,
     to_parameters,
-    tokenize_response,
 )
-from tgi_local.protocol.wire import parse
-from tgi_local.service import OpenGeneration
 from tgi_local.types import GenerationRequest
 
 router = APIRouter()
@@ -38,38 +38,41 @@ router = APIRouter()
 async def compat_generate(request: Request) -> Response:
     """/generate or /generate_stream by the body's `stream`; the plain answer is a list."""
     received_s = time.monotonic()
-    return await answer_compat(request, parse(GenerateRequest, await read_json(request)), received_s)
+    return await answer_compat(request, await read(request, GenerateRequest), received_s)
 
 
 @router.post("/generate")
 async def generate(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(GenerateRequest, await read_json(request))
+    body = await read(request, GenerateRequest)
     return await _generate(request, body, received_s, bool(body.parameters.return_full_text), as_list=False)
 
 
 @router.post("/generate_stream")
 async def generate_stream(request: Request) -> Response:
     received_s = time.monotonic()
-    body = parse(GenerateRequest, await read_json(request))
+    body = await read(request, GenerateRequest)
     return await _generate_stream(request, body, received_s, bool(body.parameters.return_full_text))
 
 
 @router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
-    body = parse(TokenizeRequest, await read_json(request))
-    spans = await context(request).service.tokenize(body.inputs)
-    return Response(orjson.dumps(tokenize_response(spans)), media_type="application/json")
+    body = await read(request, TokenizeRequest)
+    service = context(request).service
+    spans = await until_disconnect(request, service.tokenize(body.inputs))
+    return Response(await list_json(request, spans, describe_span), media_type="application/json")
 
 
 @router.post("/chat_tokenize")
 async def chat_tokenize(request: Request) -> Response:
-    body = parse(ChatRequest, await read_json(request))
+    body = await read(request, ChatRequest)
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
-    prompt = await service.render_chat(to_messages(body), to_tools(body.offered_tools), switches)
-    spans = await service.tokenize_chat(prompt)
-    answer = {"tokenize_response": tokenize_response(spans), "templated_text": prompt.text}
+    conversation = await apart(request, lambda: to_conversation(body, switches))
+    prompt = await until_disconnect(request, service.render_chat(conversation))
+    spans = await until_disconnect(request, service.tokenize_chat(prompt))
+    tokens = orjson.Fragment(await list_json(request, spans, describe_span))
+    answer = {"tokenize_response": tokens, "templated_text": prompt.text}
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
@@ -86,16 +89,16 @@ async def _generate(
     request: Request, body: GenerateRequest, received_s: float, full_text: bool, *, as_list: bool
 ) -> Response:
     api = context(request)
-    native = await api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
-    try:
-        generations = await until_disconnect(
-            request, api.service.generate_best_of(native, body.parameters.best_of or 1)
-        )
-    except ClientGoneError:
-        return Response(status_code=499)
-    answer: Any = generate_response(generations, body, full_text)
+    preparing = api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
+    native = await until_disconnect(request, preparing)
+    generations = await until_disconnect(request, api.service.generate_best_of(native, body.parameters.best_of or 1))
     headers = generation_headers(api.shown_compute_type, generations[:1])
-    return Response(orjson.dumps([answer] if as_list else answer), 200, headers, "application/json")
+
+    def answer() -> Any:
+        whole = generate_response(generations, body, full_text)
+        return [whole] if as_list else whole
+
+    return await json_answer(request, answer, num_described(generations), headers)
 
 
 async def _generate_stream(request: Request, body: GenerateRequest, received_s: float, full_text: bool) -> Response:
@@ -106,7 +109,8 @@ async def _generate_stream(request: Request, body: GenerateRequest, received_s: 
     try:
         with api.service.translating():
             check_stream_parameters(body.parameters)
-        native = await api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
+        preparing = api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
+        native = await until_disconnect(request, preparing)
         stream = api.service.open([native])
     except NotReadyError:
         raise  # TGI refuses connections before it is ready; a status is what clients wait and try again for
@@ -121,10 +125,13 @@ async def _stream_frames(
     text = native.prompt_text if full_text else ""
     position = 0
     try:
-        async for _, event in stream:
-            position += 1
-            text += event.text
-            yield frame(stream_event(event, position, text if event.finish else None, native, body))
+        async for batch in stream:
+            frames = []
+            for _, event in batch:
+                position += 1
+                text += event.text
+                frames.append(frame(stream_event(event, position, text if event.finish else None, native, body)))
+            yield b"".join(frames)
     except TgiLocalError as error:
         yield frame(native_body(error))
 

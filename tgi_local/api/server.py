@@ -21,6 +21,7 @@ from tgi_local.api import (
 )
 from tgi_local.api.context import ApiContext
 from tgi_local.api.error_responses import handle_bug, handle_disconnect, handle_error, handle_http_exception
+from tgi_local.api.sse import ClientGoneError
 from tgi_local.errors import StartupError, TgiLocalError
 
 ALL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -63,6 +64,7 @@ def create_app(
     app.add_exception_handler(TgiLocalError, handle_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(ClientDisconnect, handle_disconnect)
+    app.add_exception_handler(ClientGoneError, handle_disconnect)
     app.add_exception_handler(Exception, handle_bug)
     return app
 

@@ -106,17 +106,25 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
 
 
 async def _unless(work: Awaitable[T], *ends: Awaitable[None]) -> T:
-    """The result of `work`, unless one of `ends` is over first: then ClientGoneError."""
-    task = asyncio.ensure_future(work)
+    """The result of `work`, unless one of `ends` is over first: then ClientGoneError.
+
+    Where one is over already, `work` does not begin.
+    """
     watchers = [asyncio.ensure_future(end) for end in ends]
+    task: asyncio.Future[T] | None = None
     try:
-        await asyncio.wait([task, *watchers], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError()
-        return task.result()
+        await asyncio.sleep(0)
+        if not any(watcher.done() for watcher in watchers):
+            task = asyncio.ensure_future(work)
+            await asyncio.wait([task, *watchers], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        raise ClientGoneError()
     finally:
-        for pending in (task, *watchers):
-            pending.cancel()
+        task = task or asyncio.ensure_future(work)  # cancelled before its first step, it never takes one
+        task.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
 

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from tgi_local.api.context import context
 from tgi_local.api.headers import generation_headers, stream_headers
-from tgi_local.api.sse import KEEP_ALIVE, ClientGoneError, EventStream, typed_frame, until_disconnect
+from tgi_local.api.sse import KEEP_ALIVE, EventStream, typed_frame, until_disconnect
 from tgi_local.errors import TgiLocalError
-from tgi_local.service import OpenGeneration, Service
+from tgi_local.open_generation import OpenGeneration
+from tgi_local.service import Service
 from tgi_local.types import Generation, GenerationRequest, TextEvent
 
 Event = dict[str, Any]
@@ -30,10 +31,7 @@ class TypedAnswer(Protocol):
 
 async def whole_answer(request: Request, native: GenerationRequest, answer: TypedAnswer) -> Response:
     api = context(request)
-    try:
-        generation = await until_disconnect(request, _fold(api.service, native, answer))
-    except ClientGoneError:
-        return Response(status_code=499)
+    generation = await until_disconnect(request, _fold(api.service, native, answer))
     headers = generation_headers(api.shown_compute_type, [generation])
     return Response(orjson.dumps(answer.object), 200, headers, "application/json")
 
@@ -55,9 +53,10 @@ def streamed_answer(
 async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer) -> Generation:
     generation = Generation(native)
     async with service.open([native]) as stream:
-        async for _, event in stream:
-            answer.step(event)
-            generation.add(event)
+        async for batch in stream:
+            for _, event in batch:
+                answer.step(event)
+                generation.add(event)
     return generation
 
 
@@ -67,9 +66,8 @@ async def _frames(
     try:
         for data in answer.begin():
             yield typed_frame(data)
-        async for _, event in stream:
-            # One piece per token: events of one step are not worth a packet each.
-            if body := b"".join(typed_frame(data) for data in answer.step(event)):
+        async for batch in stream:
+            if body := b"".join(typed_frame(data) for _, event in batch for data in answer.step(event)):
                 yield body
     except TgiLocalError as error:
         yield typed_frame(fail(error))

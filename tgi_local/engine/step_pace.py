@@ -15,6 +15,9 @@ FIRST_PROMPT_TOKENS = 256
 # A step tells something of the time per prompt token when it has at least so many.
 MIN_MEASURED_TOKENS = 8
 SMOOTHING = 0.25
+# Under a load that never pauses every step has prompts. After so many of those one is run without, because only such a step
+# tells what the running streams cost by themselves; taken for the prompts' cost, it would leave these ever less.
+MEASURE_EVERY = 32
 
 
 class StepPace:
@@ -31,6 +34,7 @@ class StepPace:
         self.base_s = 0.0
         self.fastest_token_s = math.inf
         self.prompt_token_s: float | None = None
+        self._num_steps_to_measure = 0  # 0: the next one
 
     def learn(self, plan: StepPlan, seconds: float) -> None:
         """`plan` took so long."""
@@ -45,11 +49,19 @@ class StepPace:
             self.fastest_token_s = min(self.fastest_token_s, self.prompt_token_s)
         elif num_prompt_tokens == 0 and num_decodes and self.prompt_token_s is not None:
             self.base_s = _smooth(self.base_s or None, max(seconds - num_decodes * self.fastest_token_s, 0.0))
+            self._num_steps_to_measure = MEASURE_EVERY
+        if num_prompt_tokens and num_decodes:
+            self._num_steps_to_measure -= 1
 
     def prompt_tokens(self, num_decodes: int, num_waiting: int) -> int:
-        """How many of them to compute beside `num_decodes` running streams, for `num_waiting` requests."""
+        """How many of them to compute beside `num_decodes` running streams, for `num_waiting` requests.
+
+        None at all now and then, but only beside running streams.
+        """
         if self.prompt_token_s is None:
             return FIRST_PROMPT_TOKENS
+        if num_decodes and self._num_steps_to_measure < 1:
+            return 0
         seconds = LONGEST_PREFILL_S - self._decode_s(num_decodes)
         if num_decodes:
             stretch = (STRETCH - 1.0) * max(num_waiting / num_decodes, 1.0)

@@ -7,7 +7,7 @@ import orjson
 
 from tgi_local.protocol.anthropic import MessagesRequest
 from tgi_local.protocol.wire import new_id
-from tgi_local.types import Finish, FinishReason, TextEvent, ToolCall
+from tgi_local.types import Finish, FinishReason, TextEvent, ToolCallDelta
 
 Event = dict[str, Any]
 
@@ -24,6 +24,7 @@ class MessageAnswer:
         self._num_prompt_tokens = num_prompt_tokens
         self._content: list[dict[str, Any]] = []
         self._open_kind: str | None = None
+        self._arguments = ""  # of the open tool_use block, which gets them when they are whole
         self.object: dict[str, Any] = {
             "id": new_id("msg", "_"),
             "type": "message",
@@ -41,8 +42,8 @@ class MessageAnswer:
     def step(self, event: TextEvent) -> list[Event]:
         events = self._add("thinking", event.reasoning) if self._shows_thinking else []
         events += self._add("text", event.text)
-        for call in event.tool_calls:
-            events += self._add_call(call)
+        for piece in event.tool_calls:
+            events += self._add_piece(piece)
         if event.finish is not None:
             events += self._end(event.finish)
         return events
@@ -58,11 +59,17 @@ class MessageAnswer:
         self._content[-1][kind] += text
         return [*events, self._delta({"type": f"{kind}_delta", kind: text})]
 
-    def _add_call(self, call: ToolCall) -> list[Event]:
-        block = {"type": "tool_use", "id": new_id("toolu", "_"), "name": call.name, "input": {}}
-        events = self._close() + self._open(block)
-        block["input"] = _arguments_object(call.arguments)
-        return [*events, self._delta({"type": "input_json_delta", "partial_json": call.arguments}), *self._close()]
+    def _add_piece(self, piece: ToolCallDelta) -> list[Event]:
+        """A piece of a call: of the open block, or with a name, a new one."""
+        events: list[Event] = []
+        if piece.name is not None:
+            block = {"type": "tool_use", "id": new_id("toolu", "_"), "name": piece.name, "input": {}}
+            events = self._close() + self._open(block)
+            self._arguments = ""
+        self._arguments += piece.arguments
+        if piece.arguments:
+            events.append(self._delta({"type": "input_json_delta", "partial_json": piece.arguments}))
+        return [*events, *self._close()] if piece.is_last else events
 
     def _end(self, finish: Finish) -> list[Event]:
         reason = self._stop_reason(finish)
@@ -85,13 +92,15 @@ class MessageAnswer:
     def _close(self) -> list[Event]:
         if self._open_kind is None:
             return []
+        if self._open_kind == "tool_use":
+            self._content[-1]["input"] = _arguments_object(self._arguments)
         self._open_kind = None
         return [{"type": "content_block_stop", "index": len(self._content) - 1}]
 
     def _stop_reason(self, finish: Finish) -> str:
         if finish.reason is FinishReason.LENGTH:
             return "max_tokens"
-        if any(block["type"] == "tool_use" for block in self._content):
+        if any(block["type"] == "tool_use" for block in self._content) and self._open_kind != "tool_use":
             return "tool_use"
         return "stop_sequence" if finish.stop_string is not None else "end_turn"
 

@@ -1,12 +1,60 @@
 """What clients write to constrain an answer: TGI's `grammar`, both dialects' `response_format`, and `tool_choice`."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tgi_local.constraints import JsonGrammar, RegexGrammar
-from tgi_local.errors import BodyShapeError
+from tgi_local.errors import BodyShapeError, UnsupportedError, ValidationError
+from tgi_local.protocol.wire import WireModel
 
+_GUIDED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _KINDS = ("json", "json_object", "json_schema", "regex")
+
+
+class GuidedFields(WireModel):
+    """OpenAI's and TGI's `response_format`, and the names that vLLM's clients use for the same."""
+
+    response_format: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: dict[str, Any] | None = None
+
+
+def parse_response_format(body: GuidedFields) -> JsonGrammar | RegexGrammar | None:
+    """What the answer's text must match, in whichever form it was asked for. Raises RequestError."""
+    found = [
+        _guided(kind, value, f"guided_{kind}")
+        for kind in _GUIDED[:4]
+        if (value := getattr(body, f"guided_{kind}")) is not None
+    ]
+    for kind in _GUIDED:
+        value = (body.structured_outputs or {}).get(kind)
+        if value is not None and value is not False:
+            found.append(_guided(kind, value, "structured_outputs"))
+    if body.response_format is not None and body.response_format.get("type") != "text":
+        found.append(parse_grammar(body.response_format, "response_format"))
+    if len(found) > 1:
+        raise ValidationError("only one grammar can be followed at a time", param=found[-1].field)
+    return found[0] if found else None
+
+
+def _guided(kind: str, value: Any, field: str) -> JsonGrammar | RegexGrammar:
+    if kind == "json" and isinstance(value, str | Mapping):
+        return JsonGrammar(value, field)
+    if kind == "json_object":
+        return JsonGrammar({"type": "object"}, field)
+    if kind == "regex" and isinstance(value, str):
+        return RegexGrammar(value, field)
+    if kind == "choice" and isinstance(value, list) and value and all(isinstance(option, str) for option in value):
+        return RegexGrammar("|".join(map(re.escape, value)), field)
+    if kind in ("grammar", "structural_tag"):
+        raise UnsupportedError(
+            f"`{field}` with a {kind} is not supported; use a schema or a regular expression", param=field
+        )
+    raise ValidationError(f"`{field}` is not a valid {kind}", param=field)
 
 
 def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGrammar:

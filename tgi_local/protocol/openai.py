@@ -1,21 +1,23 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tgi_local.constraints import GrammarSource, ToolGrammar, ToolSignature
+from tgi_local.constraints import GrammarSource, ToolGrammar
+from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
-from tgi_local.protocol.grammars import parse_grammar
+from tgi_local.protocol.grammars import GuidedFields, parse_grammar, parse_response_format
+from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
 from tgi_local.types import GenerationDefaults, RequestParameters, TextOptions
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
-MAX_NAME_LEN = 64
-MAX_TOOL_CALLS = 8
+MAX_PROMPTS = 1024
+MAX_PARTS = 1024
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
 
@@ -39,30 +41,18 @@ class AssistantToolCall(WireModel):
 
 class Message(WireModel):
     role: Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$")]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
-
-
-class FunctionDefinition(WireModel):
-    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LEN)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    arguments: dict[str, Any] | None = None  # TGI accepts this in place of `parameters`
-    strict: bool | None = False
-
-
-class Tool(WireModel):
-    type: str = "function"
-    function: FunctionDefinition
+    function_call: FunctionCall | None = None  # OpenAI's older form of one call
 
 
 class StreamOptions(WireModel):
     include_usage: bool | None = False
 
 
-class CommonFields(WireModel):
+class CommonFields(GuidedFields):
     """Fields of chat and completions alike."""
 
     model: str | None = None
@@ -82,7 +72,13 @@ class CommonFields(WireModel):
     stream_options: StreamOptions | None = None
     min_tokens: U32 | None = None
     ignore_eos: bool | None = False
+    # TGI's native parameters, which hub clients send here too.
     truncate: U32 | None = None
+    stop_sequences: list[str] | None = None
+    do_sample: bool | None = None
+    typical_p: float | None = None
+    watermark: bool | None = False
+    adapter_id: str | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -92,27 +88,29 @@ class CommonFields(WireModel):
     def num_choices(self) -> int:
         return self.n or 1
 
+    @property
+    def switches_sampling_off(self) -> bool:
+        """TGI's `do_sample: false`, which anything that shapes the distribution overrules."""
+        shapes = (self.temperature, self.top_p, self.typical_p, self.top_k)
+        return self.do_sample is False and all(shape in (None, 1.0) for shape in shapes)
+
     def shown_model(self, served: str) -> str:
         return served if self.model is None or self.model in NEUTRAL_MODEL_NAMES else self.model[:256]
 
 
-class ChatRequest(CommonFields):
+class ChatRequest(CommonFields, ToolFields):
     """Body of /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: U32 | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = True
-    response_format: dict[str, Any] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
-
-    @property
-    def offered_tools(self) -> Sequence[Tool]:
-        return () if self.tool_choice == "none" else (self.tools or ())
+    modalities: list[str] | None = None
+    web_search_options: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(CommonFields):
@@ -120,14 +118,25 @@ class CompletionRequest(CommonFields):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[U32], Field(min_length=1)]
-        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[Annotated[list[U32], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     suffix: str | None = None
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    return_full_text: bool | None = None  # TGI's name of `echo`
+    grammar: dict[str, Any] | None = None
+
+    @property
+    def with_prompt(self) -> bool:
+        return bool(self.echo or self.return_full_text)
+
+    @property
+    def num_samples(self) -> int:
+        """Per prompt; the likeliest `num_choices` of them are the answer."""
+        return self.best_of or self.num_choices
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -147,6 +156,12 @@ class CompletionRequest(CommonFields):
 
 def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
+    if not {"text"}.issuperset(body.modalities or ()):
+        raise UnsupportedError("`modalities` other than text are not supported", param="modalities")
+    if body.web_search_options is not None:
+        raise UnsupportedError(
+            "`web_search_options` is not supported: nothing is ever fetched", param="web_search_options"
+        )
     grammar = _grammar(body)
     wants_logprobs = bool(body.logprobs)
     if body.top_logprobs and not wants_logprobs:
@@ -159,9 +174,9 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
         top_n_tokens=(body.top_logprobs or 0) if wants_logprobs else 0,
         text=TextOptions(
             keep_stop_string=False,
-            # An answer that is constrained from its first token holds no thoughts.
-            parse_chat=grammar is None or (isinstance(grammar, ToolGrammar) and not grammar.is_forced),
-            parse_tool_calls=bool(body.offered_tools),
+            parse_chat=True,
+            parse_tool_calls=isinstance(grammar, ToolGrammar),
+            tools=grammar.tools if isinstance(grammar, ToolGrammar) else (),
         ),
         grammar=grammar,
     )
@@ -184,37 +199,54 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
     """Raises RequestError for what this server does not honour."""
     if body.suffix is not None:
         raise SuffixError()
-    if body.best_of is not None and body.best_of != body.num_choices:
-        raise UnsupportedError("`best_of` other than `n` is not supported; use `n`, or /generate", param="best_of")
+    if body.num_samples < body.num_choices:
+        raise ValidationError("`best_of` must be at least `n`", param="best_of")
+    if body.stream and body.num_samples > body.num_choices:
+        raise ValidationError("`best_of` greater than `n` is not supported when streaming", param="best_of")
     return _parameters(
         body,
         defaults,
         body.max_tokens,
         top_n_tokens=body.logprobs or 0,
-        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+        prompt_logprobs=body.with_prompt and body.logprobs is not None,
         text=TextOptions(keep_stop_string=False),
+        grammar=_text_grammar(body),
     )
+
+
+def to_conversation(body: ChatRequest, template_kwargs: Mapping[str, Any]) -> Conversation:
+    """Raises RequestError, UnsupportedError for content that is not text."""
+    continues = _continues(body)
+    return Conversation(
+        to_messages(body),
+        to_tools(body.offered_tools),
+        template_kwargs,
+        add_generation_prompt=not continues and body.add_generation_prompt is not False,
+        continue_final_message=continues,
+    )
+
+
+def _continues(body: ChatRequest) -> bool:
+    """Whether the answer goes on with the last message: as asked for, else when it is the assistant's, as in TGI."""
+    last = body.messages[-1]
+    can = last.role == "assistant" and not last.tool_calls
+    if body.continue_final_message is None:
+        return can and body.add_generation_prompt is not True
+    if body.continue_final_message and body.add_generation_prompt:
+        detail = "`continue_final_message` and `add_generation_prompt` can not both be true"
+        raise ValidationError(detail, param="continue_final_message")
+    if body.continue_final_message and not can:
+        detail = "`continue_final_message` needs a last message with text of the assistant"
+        raise ValidationError(detail, param="continue_final_message")
+    return body.continue_final_message
 
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:
     """Messages as chat templates expect them. Raises UnsupportedError for content that is not text."""
-    return [_to_message(message) for message in body.messages]
-
-
-def to_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
-    if not tools:
-        return None
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.function.name,
-                "description": tool.function.description or "",
-                "parameters": _parameters_schema(tool.function),
-            },
-        }
-        for tool in tools
-    ]
+    messages = [_to_message(message) for message in body.messages]
+    if body.tool_prompt and body.offered_tools:
+        messages[-1]["content"] += f"\n---\n{body.tool_prompt}"  # as TGI does
+    return messages
 
 
 def _parameters(
@@ -235,19 +267,20 @@ def _parameters(
         raise ValidationError("`top_p` must be >= 0.0 and <= 1.0", param="top_p")
     top_k = body.top_k if body.top_k is not None else defaults.top_k
     # OpenAI's neutral and extreme values, in native terms: 0 leaves one choice, 1 leaves all.
-    is_greedy = temperature == 0.0 or top_p == 0.0
+    is_greedy = temperature == 0.0 or top_p == 0.0 or body.switches_sampling_off
     return RequestParameters(
         temperature=None if is_greedy else temperature,
         do_sample=not is_greedy,
         top_p=None if is_greedy or top_p == 1.0 else top_p,
         top_k=None if is_greedy or top_k in (0, -1) else top_k,
+        typical_p=None if is_greedy or body.typical_p == 1.0 else body.typical_p,
         min_p=0.0 if is_greedy else body.min_p or 0.0,
         repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         additive_frequency_penalty=body.frequency_penalty or 0.0,
         additive_presence_penalty=body.presence_penalty or 0.0,
         max_new_tokens=max_tokens,
         min_new_tokens=body.min_tokens or 0,
-        stop=_stop(body.stop),
+        stop=_stop(body.stop, body.stop_sequences),
         seed=None if body.seed is None else body.seed % 2**64,
         top_n_tokens=top_n_tokens,
         max_top_n_tokens=MAX_TOP_LOGPROBS,
@@ -255,6 +288,8 @@ def _parameters(
         logit_bias=_logit_bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),
         truncate=body.truncate,
+        watermark=bool(body.watermark),
+        adapter_id=body.adapter_id,
         grammar=grammar,
         text=text,
     )
@@ -264,10 +299,9 @@ def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(dict.fromkeys(stop))
+def _stop(stop: str | list[str] | None, stop_sequences: list[str] | None) -> tuple[str, ...]:
+    given = [stop] if isinstance(stop, str) else stop or []
+    return tuple(dict.fromkeys([*given, *(stop_sequences or [])]))
 
 
 def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int, float], ...]:
@@ -281,44 +315,21 @@ def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int,
     return tuple((int(key), value) for key, value in bias.items())
 
 
+def _text_grammar(body: CompletionRequest) -> GrammarSource | None:
+    found = parse_response_format(body)
+    if body.grammar is None:
+        return found
+    if found is not None:
+        raise ValidationError("only one grammar can be followed at a time", param="grammar")
+    return parse_grammar(body.grammar, "grammar")
+
+
 def _grammar(body: ChatRequest) -> GrammarSource | None:
-    """What constrains the answer: the response format, or the tools."""
-    format = body.response_format
-    if format is not None and format.get("type") != "text":
-        if body.tools is not None:  # as TGI, also when there are none
-            raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
-        return parse_grammar(format, "response_format")
-    if not body.offered_tools:
-        return None
-    chosen, is_forced = _chosen_tools(body)
-    # TGI makes one call; a function that is asked for by name is called once.
-    is_single = body.parallel_tool_calls is False or (is_forced and body.tool_choice != "required")
-    signatures = tuple(
-        ToolSignature(tool.function.name, _parameters_schema(tool.function), bool(tool.function.strict))
-        for tool in chosen
-    )
-    return ToolGrammar(signatures, is_forced, max_calls=1 if is_single else MAX_TOOL_CALLS)
-
-
-def _chosen_tools(body: ChatRequest) -> tuple[Sequence[Tool], bool]:
-    """The tools that may be called, and whether one must be."""
-    choice = body.tool_choice
-    if choice in (None, "auto"):
-        return body.offered_tools, False
-    if choice == "required":
-        return body.offered_tools, True
-    if isinstance(choice, dict):
-        function = choice.get("function")
-        choice = function.get("name") if isinstance(function, dict) else choice.get("name")
-    chosen = [tool for tool in body.offered_tools if tool.function.name == choice]
-    if not chosen:
-        name = choice[:MAX_NAME_LEN] if isinstance(choice, str) else "of this form"
-        raise ToolError(f"Tool with name {name} not found", param="tool_choice")
-    return chosen[:1], True
-
-
-def _parameters_schema(function: FunctionDefinition) -> dict[str, Any]:
-    return function.parameters or function.arguments or {"type": "object", "properties": {}}
+    """What constrains the answer: the response format, the tools, or both."""
+    if body.tools is not None and body.response_format is not None and "value" in body.response_format:
+        raise ToolError("Grammar and tools are mutually exclusive", param="response_format")  # in TGI's form, as in TGI
+    answer = parse_response_format(body)
+    return body.tool_grammar(answer) or answer
 
 
 def _to_message(message: Message) -> dict[str, Any]:
@@ -327,17 +338,17 @@ def _to_message(message: Message) -> dict[str, Any]:
         converted["name"] = message.name
     if message.tool_call_id is not None:
         converted["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        calls.append((None, message.function_call))
+    if calls:
         converted["tool_calls"] = [
             {
-                "id": call.id,
+                "id": id,
                 "type": "function",
-                "function": {
-                    "name": call.function.name,
-                    "arguments": _first_object(call.function.arguments, call.function.parameters),
-                },
+                "function": {"name": call.name, "arguments": _first_object(call.arguments, call.parameters)},
             }
-            for call in message.tool_calls
+            for id, call in calls
         ]
     return converted
 

@@ -17,10 +17,12 @@ from tgi_local.types import (
     TextEvent,
     TextToken,
     ToolCall,
+    ToolCallDelta,
 )
 
 # OpenAI clients expect numbers; an excluded token has none.
 LOWEST_LOGPROB = -9999.0
+_NO_CALL = ToolCallDelta(-1, None, "")
 
 
 class Usage:
@@ -66,7 +68,8 @@ class ChatAnswer:
             "model": body.shown_model(served),
             "system_fingerprint": fingerprint,
         }
-        self._num_calls: dict[int, int] = {}
+        self._is_function_call = body.calls_functions
+        self._last_pieces: dict[int, ToolCallDelta] = {}
 
     def object(self, generations: Sequence[Generation], usage: Usage) -> dict[str, Any]:
         choices = [self._choice(index, generation) for index, generation in enumerate(generations)]
@@ -77,21 +80,23 @@ class ChatAnswer:
         delta: dict[str, Any] = {"role": "assistant", "content": event.text}
         if event.reasoning:
             delta |= {"reasoning": event.reasoning, "reasoning_content": event.reasoning}
-        calls = [_tool_call(call) | {"index": call.index} for call in event.tool_calls]
-        num_calls = self._num_calls[index] = self._num_calls.get(index, 0) + len(calls)
+        calls = list(event.tool_calls)
+        last = self._last_pieces[index] = calls[-1] if calls else self._last_pieces.get(index, _NO_CALL)
         is_visible = bool(event.text or event.reasoning or calls or event.finish or self._with_logprobs)
         if not is_visible:
             return None
-        if event.finish is not None and num_calls and not calls:
+        if event.finish is not None and last is not _NO_CALL and not calls:
             # TGI's clients read tool_calls on every chunk of a call's stream, OpenAI's need the finish reason.
-            calls = [{"index": num_calls - 1, "function": {"name": None, "arguments": ""}}]
-        if calls:
-            delta["tool_calls"] = calls
+            calls = [ToolCallDelta(last.index, None, "")]
+        if calls and self._is_function_call:
+            delta["function_call"] = _function_delta(calls[0])
+        elif calls:
+            delta["tool_calls"] = [_tool_call_delta(call) for call in calls]
         choice = {
             "index": index,
             "delta": delta,
             "logprobs": self._logprobs([event.token] if event.token else []),
-            "finish_reason": _chat_finish(event.finish.reason, num_calls) if event.finish else None,
+            "finish_reason": self._finish(event.finish, last.is_last) if event.finish else None,
         }
         return {"object": "chat.completion.chunk", **self._head, "choices": [choice], "usage": None}
 
@@ -104,14 +109,22 @@ class ChatAnswer:
         message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
         if generation.reasoning:
             message |= {"reasoning": generation.reasoning, "reasoning_content": generation.reasoning}
-        if calls:
+        if calls and self._is_function_call:
+            message["function_call"] = _function(calls[0])
+        elif calls:
             message["tool_calls"] = [_tool_call(call) for call in calls]
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation.tokens),
-            "finish_reason": _chat_finish(generation.finish.reason, len(calls)),
+            "finish_reason": self._finish(generation.finish, bool(calls) and calls[-1].is_complete),
         }
+
+    def _finish(self, finish: Finish, ends_with_call: bool) -> str:
+        """`ends_with_call`: there are calls, and the last of them is whole."""
+        if not ends_with_call or finish.reason is FinishReason.LENGTH:
+            return _finish(finish.reason)
+        return "function_call" if self._is_function_call else "tool_calls"
 
     def _logprobs(self, tokens: Sequence[TextToken]) -> dict[str, Any] | None:
         if not self._with_logprobs:
@@ -134,12 +147,13 @@ class CompletionAnswer:
         self._offsets: dict[int, int] = {}
 
     def object(self, generations: Sequence[Generation], usage: Usage) -> dict[str, Any]:
-        choices = [self._choice(index, generation) for index, generation in enumerate(generations)]
+        likeliest = _likeliest(generations, self._body.num_samples, self._body.num_choices)
+        choices = [self._choice(index, generation) for index, generation in enumerate(likeliest)]
         return {**self._head, "choices": choices, "usage": usage.as_dict()}
 
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
         is_first = index not in self._offsets
-        echoed = request.prompt_text if is_first and self._body.echo else ""
+        echoed = request.prompt_text if is_first and self._body.with_prompt else ""
         tokens = [*event.prompt_tokens, *([event.token] if event.token else [])]
         offset = self._offsets.get(index, 0)
         logprobs = self._logprobs(tokens, offset)
@@ -154,7 +168,7 @@ class CompletionAnswer:
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None
-        text = (generation.request.prompt_text if self._body.echo else "") + generation.text
+        text = (generation.request.prompt_text if self._body.with_prompt else "") + generation.text
         tokens = [*generation.prompt_tokens, *generation.tokens]
         return {
             "index": index,
@@ -180,6 +194,17 @@ class CompletionAnswer:
         }
 
 
+def _likeliest(generations: Sequence[Generation], num_samples: int, count: int) -> list[Generation]:
+    """Of each prompt's `num_samples` the `count` with the highest mean log-probability; all of them as they came."""
+    if num_samples == count:
+        return list(generations)
+    chosen: list[Generation] = []
+    for start in range(0, len(generations), num_samples):
+        samples = generations[start : start + num_samples]
+        chosen += sorted(samples, key=lambda generation: -generation.mean_logprob)[:count]
+    return chosen
+
+
 def models_response(info: ModelInfo, max_total_tokens: int) -> dict[str, Any]:
     return {"object": "list", "data": [model_entry(info, max_total_tokens)]}
 
@@ -198,13 +223,27 @@ def _finish(reason: FinishReason) -> str:
     return "length" if reason is FinishReason.LENGTH else "stop"
 
 
-def _chat_finish(reason: FinishReason, num_calls: int) -> str:
-    return "tool_calls" if num_calls and reason is not FinishReason.LENGTH else _finish(reason)
-
-
 def _tool_call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {"id": _call_id(), "type": "function", "function": _function(call)}
+
+
+def _tool_call_delta(piece: ToolCallDelta) -> dict[str, Any]:
+    """`id` and `type` come with the name."""
+    head = {} if piece.name is None else {"id": _call_id(), "type": "function"}
+    return {"index": piece.index, **head, "function": _function_delta(piece)}
+
+
+def _function_delta(piece: ToolCallDelta) -> dict[str, Any]:
+    name = {} if piece.name is None else {"name": piece.name}
+    return {**name, "arguments": piece.arguments}
+
+
+def _function(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": call.arguments}
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
 
 
 def _chat_logprob(token: TextToken, num_top: int) -> dict[str, Any]:

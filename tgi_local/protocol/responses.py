@@ -19,7 +19,6 @@ _REFUSED = ("background", "conversation", "context_management", "prompt", "top_l
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _KNOWN_PARTS = ("input_image", "input_file", "input_audio")
 _KNOWN_ITEMS = (
-    "item_reference",
     "web_search_call",
     "file_search_call",
     "computer_call",
@@ -38,12 +37,19 @@ class InputItem(WireModel):
     """One item of the input; which fields count depends on its type."""
 
     type: str | None = "message"
+    id: str | None = None
     role: str | None = None
     content: str | list[Part] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
     output: str | list[Part] | None = None
+
+    @property
+    def referred_id(self) -> str | None:
+        """The id of the stored item that this one stands for; the SDKs may leave its type out."""
+        is_bare = self.type in (None, "message") and self.role is None and self.content is None
+        return self.id if is_bare or self.type == "item_reference" else None
 
 
 class FunctionTool(WireModel):
@@ -197,6 +203,8 @@ def _tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
     if isinstance(choice, str):
         if choice not in ("auto", "none", "required"):
             raise ValidationError("`tool_choice` must be auto, none, required or a function", param="tool_choice")
+        return choice
+    if choice.get("type") == "allowed_tools":
         return choice
     if choice.get("type") != "function":
         raise UnsupportedError("`tool_choice` of this type is not supported", param="tool_choice")

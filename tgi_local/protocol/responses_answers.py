@@ -7,13 +7,14 @@ from typing import Any
 from tgi_local.errors import TgiLocalError
 from tgi_local.protocol.responses import ResponsesRequest
 from tgi_local.protocol.wire import new_id
-from tgi_local.types import Finish, FinishReason, GenerationRequest, TextEvent, ToolCall
+from tgi_local.types import Finish, FinishReason, GenerationRequest, TextEvent, ToolCallDelta
 
 Event = dict[str, Any]
 
 _ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 _PART_TYPES = {"message": "output_text", "reasoning": "reasoning_text"}
 MAX_MESSAGE_CHARACTERS = 1000
+_ARGUMENTS = "response.function_call_arguments"
 
 
 class ResponseAnswer:
@@ -53,8 +54,8 @@ class ResponseAnswer:
 
     def step(self, event: TextEvent) -> list[Event]:
         events = self._add("reasoning", event.reasoning) + self._add("message", event.text)
-        for call in event.tool_calls:
-            events += self._add_call(call)
+        for piece in event.tool_calls:
+            events += self._add_piece(piece)
         if event.finish is not None:
             events += self._end(event.finish)
         return events
@@ -77,17 +78,17 @@ class ResponseAnswer:
         part["text"] += text
         return [*events, self._part_event(f"response.{part['type']}.delta", delta=text, **_logprobs(part))]
 
-    def _add_call(self, call: ToolCall) -> list[Event]:
-        item = {"call_id": new_id("call", "_"), "name": call.name, "arguments": ""}
-        events = [*self._close("completed"), self._open("function_call", **item)]
-        self.output[-1]["arguments"] = call.arguments
-        kind = "response.function_call_arguments"
-        return [
-            *events,
-            self._item_event(f"{kind}.delta", delta=call.arguments),
-            self._item_event(f"{kind}.done", arguments=call.arguments, name=call.name),
-            *self._close("completed"),
-        ]
+    def _add_piece(self, piece: ToolCallDelta) -> list[Event]:
+        """A piece of a call: the open one, or with a name, a new one."""
+        events: list[Event] = []
+        if piece.name is not None:
+            item = {"call_id": new_id("call", "_"), "name": piece.name, "arguments": ""}
+            events = [*self._close("completed"), self._open("function_call", **item)]
+        item = self.output[-1]
+        item["arguments"] += piece.arguments
+        if piece.arguments:
+            events.append(self._item_event(f"{_ARGUMENTS}.delta", delta=piece.arguments))
+        return [*events, *self._close("completed")] if piece.is_last else events
 
     def _end(self, finish: Finish) -> list[Event]:
         status = "incomplete" if finish.reason is FinishReason.LENGTH else "completed"
@@ -129,6 +130,9 @@ class ResponseAnswer:
             part = item["content"][0]
             done = self._part_event(f"response.{part['type']}.done", text=part["text"], **_logprobs(part))
             events = [done, self._part_event("response.content_part.done", part=part)]
+        elif item["type"] == "function_call":
+            fields = {"arguments": item["arguments"], "name": item["name"]}
+            events = [self._item_event(f"{_ARGUMENTS}.done", **fields)]
         return [*events, self._event("response.output_item.done", output_index=len(self.output) - 1, item=item)]
 
     def _part_event(self, kind: str, **fields: Any) -> Event:

@@ -145,7 +145,15 @@ class ToolCallMessage(Reasoning):
     tool_calls: list[ToolCall]
 
 
-class OutputMessage(RootModel[ToolCallMessage | TextMessage]):
+class FunctionCallMessage(Reasoning):
+    """The answer to a request with `functions`."""
+
+    role: str
+    content: str | None = None
+    function_call: CalledFunction
+
+
+class OutputMessage(RootModel[ToolCallMessage | FunctionCallMessage | TextMessage]):
     pass
 
 
@@ -186,7 +194,13 @@ class ToolCallDelta(Reasoning):
     tool_calls: list[DeltaToolCall]
 
 
-class ChatCompletionDelta(RootModel[ToolCallDelta | TextMessage]):
+class FunctionCallDelta(Reasoning):
+    role: str | None = None
+    content: str | None = None
+    function_call: Function
+
+
+class ChatCompletionDelta(RootModel[ToolCallDelta | FunctionCallDelta | TextMessage]):
     pass
 
 

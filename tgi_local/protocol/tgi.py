@@ -134,8 +134,9 @@ def stream_event(
     return data
 
 
-def tokenize_response(spans: list[TokenSpan]) -> list[dict[str, Any]]:
-    return [{"id": span.id, "text": span.text, "start": span.start, "stop": span.stop} for span in spans]
+def describe_span(span: TokenSpan) -> dict[str, Any]:
+    """One item of the answer of /tokenize."""
+    return {"id": span.id, "text": span.text, "start": span.start, "stop": span.stop}
 
 
 def info_response(info: ModelInfo, limits: Limits, validation_workers: int, version: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import TemplateError as JinjaTemplateError
@@ -14,7 +14,10 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.control_tokens import ControlTokenShield, find_control_tokens, iter_strings
 from tgi_local.text.messages import normalize_messages
+from tgi_local.text.template_traits import TemplateTraits, probe
 from tgi_local.text.tokenizer import TextTokenizer
+from tgi_local.text.tool_formats import HERMES, JSON, ToolFormat, find_format
+from tgi_local.text.tool_messages import fit_messages
 from tgi_local.types import TokenSpan
 
 # What running a template can raise: Jinja's own errors, and Python's from the expressions in it.
@@ -70,21 +73,26 @@ class ChatTemplate:
         is_normalized = not tokenizer.normalized_tokens.isdisjoint(control_tokens)
         self._shield = ControlTokenShield(control_tokens, is_normalized=is_normalized)
         self._all_sources = sources
+        self._traits = probe(self._render_probe, sources) if self._tool_source is not None else TemplateTraits()
+        self.tool_format: ToolFormat = self._find_tool_format()
 
     @property
     def supports_tools(self) -> bool:
-        """Whether the template writes the tools it is given."""
-        return re.search(r"\btools\b", self._tool_source or "") is not None
+        """Whether the template writes the tools it is given; otherwise they are described in a message."""
+        return self._traits.writes_tools or self._traits.writes_system_tools
 
     def reads(self, variable: str) -> bool:
         """Whether the template looks at a variable of this name."""
         return re.search(rf"\b{re.escape(variable)}\b", self._all_sources) is not None
 
-    @property
-    def tool_call_format(self) -> Literal["hermes"] | None:
-        """How the model was trained to write a call; `<function=` marks the XML variant, which is another format."""
-        source = self._tool_source or ""
-        return "hermes" if "<tool_call>" in source and "<function=" not in source else None
+    def _find_tool_format(self) -> ToolFormat:
+        """How the model writes calls: as it was trained to, or as the tools' description asks for."""
+        if not self.supports_tools:
+            return HERMES
+        return find_format(self._tool_source or "", self._tokenizer.added_tokens) or JSON
+
+    def _render_probe(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        return self._tokenizer.render_chat(messages, tools=tools, add_generation_prompt=True)
 
     @property
     def thinking_tags(self) -> tuple[str, str] | None:
@@ -106,9 +114,10 @@ class ChatTemplate:
         if (self._tool_source if tools else self._source) is None:
             raise TemplateError("template not found")
         self._check_template_kwargs(template_kwargs or {})
+        fitted, shown_tools = fit_messages(normalize_messages(messages), tools, self._traits)
         conversation: dict[str, Any] = {
-            "messages": normalize_messages(messages),
-            "tools": list(tools) if tools else None,
+            "messages": fitted,
+            "tools": list(shown_tools) if shown_tools else None,
             "kwargs": dict(template_kwargs or {}),
         }
         if continue_final_message:

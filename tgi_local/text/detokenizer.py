@@ -20,8 +20,16 @@ class Detokenizer:
     writes bytes as tokens of their own (SentencePiece), an invalid byte can not take back valid ones already emitted.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        prompt_ids: Sequence[int],
+        skip_special_tokens: bool,
+        shown_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        """`shown_ids` are special tokens that are text all the same."""
         self._tokenizer = tokenizer
+        self._shown_ids = shown_ids
         self._skip_special_tokens = skip_special_tokens
         # Emitted ids that give the pending ones their context, then the ids that are not emitted yet.
         self._context_ids = self._seed(prompt_ids)
@@ -30,6 +38,8 @@ class Detokenizer:
 
     def step(self, token_id: int) -> str:
         """The text this token completes; empty while a character is incomplete."""
+        if token_id in self._shown_ids:  # what it follows stays the context: it is not decoded with others
+            return self.flush() + self._tokenizer.token_text(token_id)
         if self._is_silent(token_id):
             return ""
         self._pending_ids.append(token_id)

@@ -12,8 +12,8 @@ from tgi_local.constraints import GrammarSource, JsonGrammar, RegexGrammar, Tool
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema, tool_grammar
 from tgi_local.text.tokenizer import TextTokenizer
-from tgi_local.text.tool_calls import CLOSE_TAG, OPEN_TAG
-from tgi_local.text.tool_grammar import CallTags
+from tgi_local.text.tool_formats import HERMES, ToolFormat
+from tgi_local.text.tool_grammar import Spelling, Thought
 from tgi_local.types import GenerationRequest
 
 CACHE_SIZE = 64
@@ -78,19 +78,32 @@ class GrammarCompiler:
     Everything raises ValidationError for a grammar that is not valid.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, ends: _EndTokens, tags: CallTags | None) -> None:
+    def __init__(
+        self,
+        tokenizer: LLTokenizer,
+        ends: _EndTokens,
+        spelling: Spelling,
+        format: ToolFormat,
+        thinking_tags: tuple[str, str] | None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._ends = ends
-        self._tags = tags
-        self._schema = lru_cache(CACHE_SIZE)(self._compile_schema)
-        self._regex = lru_cache(CACHE_SIZE)(self._compile_regex)
-        self._calls = lru_cache(CACHE_SIZE)(self._compile_calls)
+        self._spelling = spelling
+        self._format = format
+        self._thinking_tags = thinking_tags
+        self._compiled = lru_cache(CACHE_SIZE)(self._compile)
 
     @classmethod
     def load(
-        cls, tokenizer: TextTokenizer, eos_token_ids: frozenset[int], vocab_size: int, *, tags_calls: bool
+        cls,
+        tokenizer: TextTokenizer,
+        eos_token_ids: frozenset[int],
+        vocab_size: int,
+        *,
+        format: ToolFormat = HERMES,
+        thinking_tags: tuple[str, str] | None = None,
     ) -> Self:
-        """`vocab_size` is that of the model's logits; `tags_calls`: the model writes calls between tags.
+        """`vocab_size` is that of the model's logits; `format` is how the model writes calls.
 
         Raises ValueError for a tokenizer that llguidance can not read.
         """
@@ -102,59 +115,65 @@ class GrammarCompiler:
             n_vocab=max(vocab_size, tokenizer.vocab_size),
             eos_token=list(ends.ids),
         )
-        if not tags_calls:
-            return cls(described, ends, None)
-        open_id, close_id = (_only(control_ids, tokenizer.token_id(tag)) for tag in (OPEN_TAG, CLOSE_TAG))
-        return cls(described, ends, CallTags(open_id, close_id, control_ids, ends.ids))
+        token_ids = {
+            token: token_id
+            for token in (*format.tokens, *(thinking_tags or ()))
+            if (token_id := tokenizer.token_id(token)) in control_ids and token_id is not None
+        }
+        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thinking_tags)
 
     def constrain(self, request: GenerationRequest, source: GrammarSource) -> GenerationRequest:
-        """`request` with its grammar."""
+        """`request` with its grammar, which leaves room for the thoughts of a chat."""
+        grammar = self.compile(source, self._thought(request))
         if not isinstance(source, ToolGrammar):
-            return replace(request, grammar=self.compile(source))
-        if self._tags is None and not source.is_forced:
-            return request  # a model without a format of its own: nothing tells text from calls
-        text = replace(request.text, is_bare_call=self._tags is None)
-        return replace(request, grammar=self.compile(source), text=text)
+            return replace(request, grammar=grammar)
+        return replace(request, grammar=grammar, text=replace(request.text, are_calls_valid=True))
 
-    def compile(self, source: GrammarSource) -> CompiledGrammar:
+    def compile(self, source: GrammarSource, thought: Thought | None = None) -> CompiledGrammar:
         try:
-            match source:
-                case JsonGrammar(schema, field, strict):
-                    if not isinstance(schema, str | Mapping):
-                        raise ValidationError("grammar is not supported", param=field)
-                    return self._schema(json_schema.canonical(schema), strict)
-                case RegexGrammar(pattern, _):
-                    return self._regex(pattern)
-                case ToolGrammar():
-                    names = tuple(tool.name for tool in source.tools)
-                    schemas = tuple(_arguments_schema(tool) for tool in source.tools)
-                    return self._calls(names, schemas, source.is_forced, source.max_calls)
+            if isinstance(source, ToolGrammar):
+                names = tuple((tool.name, _arguments_schema(tool)) for tool in source.tools)
+                answer = None if source.answer is None else _rule(source.answer)
+                return self._compiled(names, source.is_forced, source.max_calls, answer, thought)
+            return self._compiled((), False, 0, _rule(source), thought)
         except ValueError as error:
             field = "tools" if isinstance(source, ToolGrammar) else source.field
-            raise ValidationError(f"grammar is not valid: {_fault(str(error))}", param=field) from None
+            fault = _placed(_fault(str(error)), source)
+            raise ValidationError(f"grammar is not valid: {fault}", param=field) from None
 
-    def _compile_schema(self, text: bytes, strict: bool) -> CompiledGrammar:
-        schema = json_schema.prepare(text, strict=strict)
-        return self._compiled(LLMatcher.grammar_from_json_schema(schema))
+    def _thought(self, request: GenerationRequest) -> Thought | None:
+        """What may come before the answer: templates open a thought, leave that to the model, or close an empty one."""
+        if self._thinking_tags is None or not request.text.parse_chat:
+            return None
+        prompt = request.prompt_text.rstrip()
+        if prompt.endswith(self._thinking_tags[0]):
+            return "open"
+        return None if prompt.endswith(self._thinking_tags[1]) else "possible"
 
-    def _compile_regex(self, pattern: str) -> CompiledGrammar:
-        if len(pattern) > MAX_PATTERN_LEN:
-            raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
-        return self._compiled(LLMatcher.grammar_from_regex(pattern))
-
-    def _compile_calls(
-        self, names: Sequence[str], schemas: Sequence[str], is_forced: bool, max_calls: int
+    def _compile(
+        self,
+        tools: Sequence[tuple[str, str]],
+        is_forced: bool,
+        max_calls: int,
+        answer: str | None,
+        thought: Thought | None,
     ) -> CompiledGrammar:
-        if self._tags is None:
-            lark = tool_grammar.bare_call(names, schemas)
-        elif is_forced:
-            lark = tool_grammar.forced_calls(self._tags, names, schemas, max_calls)
+        tags = self._thinking_tags or ("", "")
+        if not tools:
+            assert answer is not None
+            lark = tool_grammar.constrained_answer(self._spelling, answer, thought, tags)
         else:
-            lark = tool_grammar.text_with_calls(self._tags, names, schemas, max_calls)
-        return self._compiled(LLMatcher.grammar_from_lark(lark))
-
-    def _compiled(self, grammar: str) -> CompiledGrammar:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+            lark = tool_grammar.answer_with_calls(
+                self._spelling,
+                self._format,
+                tools,
+                max_calls,
+                is_forced=is_forced,
+                answer=answer,
+                thought=thought,
+                tags=tags,
+            )
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
         if not matcher.is_error():
             matcher.compute_bitmask()  # what can not even begin is refused here
         if matcher.is_error():
@@ -165,10 +184,6 @@ class GrammarCompiler:
 def _is_control(token: dict[str, Any]) -> bool:
     """llguidance takes added tokens of this shape for control tokens, whatever the tokenizer says of them."""
     return token["special"] or (token["content"].startswith("<") and token["content"].endswith(">"))
-
-
-def _only(known: frozenset[int], token_id: int | None) -> int | None:
-    return token_id if token_id in known else None
 
 
 def _control_ids(description: str) -> frozenset[int]:
@@ -197,6 +212,24 @@ def _without_control_texts(description: str) -> str:
     return json.dumps(tokenizer)
 
 
+def _rule(source: JsonGrammar | RegexGrammar) -> str:
+    """The right side of a rule. Raises ValueError."""
+    if isinstance(source, JsonGrammar):
+        if not isinstance(source.schema, str | Mapping):
+            raise ValidationError("grammar is not supported", param=source.field)
+        return _schema_rule(json_schema.canonical(source.schema), source.strict)
+    if len(source.pattern) > MAX_PATTERN_LEN:
+        raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
+    grammar = json.loads(LLMatcher.grammar_from_regex(source.pattern))
+    rule: str = grammar["grammars"][0]["lark_grammar"]
+    return rule.removeprefix("start: ")
+
+
+@lru_cache(CACHE_SIZE)
+def _schema_rule(text: bytes, strict: bool) -> str:
+    return f"%json {json.dumps(json_schema.prepare(text, strict=strict))}"
+
+
 def _arguments_schema(tool: ToolSignature) -> str:
     """The schema of a tool's arguments as JSON. Raises ValueError for a strict one that can not be enforced in full."""
     try:
@@ -215,11 +248,21 @@ def _prepared_arguments(text: bytes, strict: bool) -> str:
     grammar = LLMatcher.grammar_from_json_schema(schema)
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
     if is_wrong:
-        raise ValueError(messages[0])
+        raise ValueError(json_schema.with_place(_fault(messages[0]), json.loads(text)))
     return json.dumps(schema)
+
+
+def _placed(fault: str, source: GrammarSource) -> str:
+    """The same with the place in the schema, where the fault is a keyword of it."""
+    answer = source.answer if isinstance(source, ToolGrammar) else source
+    if not isinstance(answer, JsonGrammar) or not fault.startswith(json_schema.UNKNOWN_KEYWORDS):
+        return fault
+    schema = json.loads(answer.schema) if isinstance(answer.schema, str) else answer.schema
+    return json_schema.with_place(fault, schema)
 
 
 def _fault(message: str) -> str:
     """The heart of llguidance's message, which may quote the whole grammar around it."""
     heart = message.rpartition("error: ")[2]
+    heart = heart.rpartition("failed to compile JSON schema: ")[2]
     return " ".join(heart.split("\n")[0].split())[:MAX_FAULT_LEN]

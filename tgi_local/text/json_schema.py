@@ -1,5 +1,6 @@
 """A client's JSON schema, bounded, checked and in the form that makes good grammars."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ MAX_INTERSECTED_PATTERNS = 8
 # As TGI: at most one space between tokens. Without a bound, small models write white space for ever.
 WHITESPACE = "[ ]?"
 MAX_PATH_LEN = 100
+UNKNOWN_KEYWORDS = "Unimplemented keys:"  # how the grammar compiler begins to name them
 
 _ENFORCED_FORMATS = frozenset("date-time date time duration email hostname ipv4 ipv6 uri uuid".split())
 _MAPS_OF_SCHEMAS = frozenset("properties patternProperties $defs definitions dependentSchemas".split())
@@ -58,6 +60,7 @@ def prepare(text: bytes, *, strict: bool) -> dict[str, Any]:
     for node in nodes:
         if isinstance(node.get("format"), str) and node["format"] not in _ENFORCED_FORMATS:
             del node["format"]
+        _rewrite_names(node)
     if any(_is_intersection(node) for node in nodes):
         _check_patterns(nodes)
     else:
@@ -66,6 +69,49 @@ def prepare(text: bytes, *, strict: bool) -> dict[str, Any]:
                 node["additionalProperties"] = False
     schema["x-guidance"] = {"whitespace_pattern": WHITESPACE, "coerce_one_of": True, "lenient": not strict}
     return schema
+
+
+def _rewrite_names(node: dict[str, Any]) -> None:
+    """`propertyNames`, as zod writes it for records, in keywords that can be enforced."""
+    names = node.get("propertyNames")
+    if names is True or (isinstance(names, dict) and names.keys() <= {"type"}):
+        del node["propertyNames"]
+        return
+    if not isinstance(names, dict) or not node.keys().isdisjoint(("properties", "patternProperties")):
+        return
+    if names.keys() <= {"type", "pattern"}:
+        node["patternProperties"] = {names["pattern"]: node.get("additionalProperties", True)}
+    elif names.keys() <= {"type", "enum"} and all(isinstance(name, str) for name in names["enum"]):
+        node["properties"] = {name: node.get("additionalProperties", True) for name in names["enum"]}
+    else:
+        return
+    del node["propertyNames"]
+    node["additionalProperties"] = False
+
+
+def with_place(fault: str, schema: object) -> str:
+    """What the grammar compiler says of a keyword it does not know, with where the schema has it."""
+    found = re.match(UNKNOWN_KEYWORDS + r' \["([^"]+)"', fault)
+    if found is None:
+        return fault
+    keyword = found[1]
+    place = next((path for path, node in _placed(schema, "$") if keyword in node), "$")
+    return f"`{keyword}` at {place[:MAX_PATH_LEN]} is not supported"
+
+
+def _placed(schema: object, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The schema and all schemas in it with their JSON paths."""
+    pending: list[tuple[str, object, bool]] = [(path, schema, True)]
+    while pending:
+        path, node, is_schema = pending.pop()
+        if isinstance(node, list):
+            pending.extend((f"{path}[{index}]", item, True) for index, item in reversed(list(enumerate(node))))
+        elif isinstance(node, Mapping):
+            if is_schema:
+                yield path, node
+            for key, value in reversed(list(node.items())):
+                if not is_schema or key not in _NO_SCHEMAS:
+                    pending.append((f"{path}.{key}", value, not (is_schema and key in _MAPS_OF_SCHEMAS)))
 
 
 def _check_nesting(schema: object) -> None:

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tgi_local.errors import StartupError, ValidationError
 from tgi_local.types import TokenSpan
@@ -14,6 +14,9 @@ from tgi_local.types import TokenSpan
 # transformers writes 1e30 where a checkpoint names no limit.
 _MAX_SANE_LENGTH = 10**9
 _ANCHOR = "\n"
+# From here on as a batch of one: `tokenizers` lets other threads run only while it works on a batch.
+_BATCH_CHARACTERS = 4096
+_BATCH_TOKENS = 1024
 
 
 class TextTokenizer:
@@ -110,7 +113,7 @@ class TextTokenizer:
     def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of a text with the bytes they came from."""
         encoding = self._run(self._backend, text, add_special_tokens)
-        return _spans(text, encoding.ids, encoding.offsets)
+        return _spans(text, encoding, range(len(encoding)))
 
     def continuation_spans(self, text: str, *, literal: bool) -> list[TokenSpan]:
         """The same for the tokens of `encode_continuation`."""
@@ -119,14 +122,17 @@ class TextTokenizer:
             encoding = self._run(backend, _ANCHOR + text, False)
             num_anchor = len(self._anchor_ids)
             if encoding.ids[:num_anchor] == self._anchor_ids:
-                offsets = [(start - len(_ANCHOR), stop - len(_ANCHOR)) for start, stop in encoding.offsets[num_anchor:]]
-                return _spans(text, encoding.ids[num_anchor:], offsets)
+                return _spans(text, encoding, range(num_anchor, len(encoding)), num_before=len(_ANCHOR))
         encoding = self._run(backend, text, False)
-        return _spans(text, encoding.ids, encoding.offsets)
+        return _spans(text, encoding, range(len(encoding)))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; incomplete UTF-8 becomes U+FFFD."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        ids = list(ids)
+        if len(ids) < _BATCH_TOKENS:
+            text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        else:
+            (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -177,7 +183,9 @@ class TextTokenizer:
     @staticmethod
     def _run(backend: Tokenizer, text: str, add_special_tokens: bool) -> Any:
         try:
-            return backend.encode(text, add_special_tokens=add_special_tokens)
+            if len(text) < _BATCH_CHARACTERS:
+                return backend.encode(text, add_special_tokens=add_special_tokens)
+            return backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         except TypeError as error:  # how `tokenizers` reports a string it can not turn into UTF-8
             raise ValidationError("text must be valid Unicode") from error
 
@@ -192,14 +200,20 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     return literal
 
 
-def _spans(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[TokenSpan]:
-    """`offsets` in characters, as `tokenizers` counts; it never splits one, so character bounds are byte bounds."""
+def _spans(text: str, encoding: Encoding, places: range, *, num_before: int = 0) -> list[TokenSpan]:
+    """The tokens at `places` of an encoding of `text`, which has `num_before` other characters in front of it."""
+    # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none was not
+    # in the text.
+    offsets = (encoding.token_to_chars(place) or (num_before, num_before) for place in places)
+    # `tokenizers` counts characters and never splits one, so character bounds are byte bounds.
     to_byte: Sequence[int] = range(len(text) + 1)
     if not text.isascii():
         to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
     return [
-        TokenSpan(id, text[start:stop], to_byte[start], to_byte[stop])
-        for id, (start, stop) in zip(ids, offsets, strict=True)
+        TokenSpan(
+            id, text[start - num_before : stop - num_before], to_byte[start - num_before], to_byte[stop - num_before]
+        )
+        for id, (start, stop) in zip(encoding.ids[places.start :], offsets, strict=True)
     ]
 
 

@@ -1,17 +1,13 @@
-"""Text increments to content and tool calls, for models that write `<tool_call>{"name", "arguments"}</tool_call>`."""
+"""Text increments to content and tool calls, of an answer whose calls a grammar keeps valid: calls come as they grow."""
 
-import json
-import math
-import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
+from tgi_local.constraints import ToolSignature
+from tgi_local.text.call_arguments import ArgumentsReader, JsonArguments, TaggedArguments
 from tgi_local.text.stop_strings import partial_match_len
-from tgi_local.types import ToolCall
-
-OPEN_TAG = "<tool_call>"
-CLOSE_TAG = "</tool_call>"
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+from tgi_local.text.tool_formats import ToolFormat
+from tgi_local.types import ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,157 +17,155 @@ class Content:
     text: str
 
 
+Item = Content | ToolCallDelta
+
+
 class ToolCallParser:
     """Owns the tool calls of one sequence; one thread at a time.
 
-    White space around calls is dropped. A call that does not parse is passed on as content, never dropped.
+    White space around calls is dropped. What does not become a call after all is passed on as content, never dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, format: ToolFormat, tools: Sequence[ToolSignature]) -> None:
+        self._format = format
+        self._parameters = {tool.name: tool.parameters for tool in tools}
+        self._first_heads = self._heads(format.after_marker)
+        self._next_heads = self._heads(format.separator + format.call_begin)
+        self._bare_heads = self._heads(format.begin + format.call_begin) if format.is_bare else {}
         self._held = ""
-        self._is_in_call = False
-        self._space_before_call = ""
+        self._space = ""  # before the call that is open, in case it is none
+        self._state: Callable[[], Iterator[Item]] = self._in_text
+        self._is_at_start = True
         self._follows_call = False
+        self._arguments: ArgumentsReader = JsonArguments()
         self._num_calls = 0
-        self._num_scanned = 0
 
-    def step(self, text: str) -> list[Content | ToolCall]:
-        """The content and the calls this text completes."""
+    def step(self, text: str) -> list[Item]:
+        """What this text adds; pieces of one call as one."""
         self._held += text
-        items: list[Content | ToolCall] = []
-        while self._advance(items):
-            pass
-        return items
+        return _joined(self._run())
 
-    def flush(self) -> list[Content | ToolCall]:
-        """What is held back: a complete call that only lacks its close tag, or content."""
-        items: list[Content | ToolCall] = []
-        while self._is_in_call:
-            if (call := self._parse(self._held[len(OPEN_TAG) :])) is not None:
-                items.append(call)
-                self._held, self._is_in_call = "", False
-                return items
-            self._give_up_call(items)
-            while self._advance(items):
-                pass
-        if self._held and not (self._follows_call and self._held.isspace()):
-            items.append(Content(self._held))
-        self._held = ""
-        return items
+    def flush(self) -> list[Item]:
+        """What is held back, now that no more can follow: an unfinished head of a call is content."""
+        rest, self._held, self._space = self._space + self._held, "", ""
+        if self._state == self._in_arguments:
+            piece = self._arguments.flush(rest)
+            return [ToolCallDelta(self._num_calls - 1, None, piece)] if piece else []
+        if self._state == self._in_tail or not rest or (self._follows_call and rest.isspace()):
+            return []
+        return [Content(rest)]
 
-    def _advance(self, items: list[Content | ToolCall]) -> bool:
-        """Move over one tag; False when the held text ends before the next one."""
-        return self._close_call(items) if self._is_in_call else self._open_call(items)
+    def _run(self) -> Iterator[Item]:
+        while True:
+            before = (self._state, len(self._held))
+            yield from self._state()
+            if before == (self._state, len(self._held)) or not self._held:
+                return
 
-    def _open_call(self, items: list[Content | ToolCall]) -> bool:
+    def _in_text(self) -> Iterator[Item]:
         if self._follows_call:
             self._held = self._held.lstrip()
-        start = self._held.find(OPEN_TAG)
-        if start >= 0:
-            num_content = len(self._held[:start].rstrip())
-            self._emit(items, self._held[:num_content])
-            self._space_before_call = self._held[num_content:start]
-            self._held = self._held[start:]
-            self._is_in_call, self._num_scanned = True, len(OPEN_TAG)
-            return True
-        num_safe = len(self._held[: len(self._held) - partial_match_len(self._held, OPEN_TAG)].rstrip())
-        self._emit(items, self._held[:num_safe])
-        self._held = self._held[num_safe:]
-        return False
+        if self._is_at_start and self._bare_heads and self._may_begin_bare():
+            self._state = self._in_bare_head
+            return
+        marker = self._format.marker
+        start = self._held.find(marker) if marker is not None else -1
+        if marker is not None and start >= 0:
+            content = self._held[:start].rstrip()
+            yield from self._content(content)
+            self._space = self._held[len(content) : start] + marker
+            self._held = self._held[start + len(marker) :]
+            self._state = self._in_head
+            return
+        held = partial_match_len(self._held, marker) if marker is not None else 0
+        num_safe = len(self._held[: len(self._held) - held].rstrip())
+        content, self._held = self._held[:num_safe], self._held[num_safe:]
+        yield from self._content(content)
 
-    def _close_call(self, items: list[Content | ToolCall]) -> bool:
-        end = self._held.find(CLOSE_TAG, self._num_scanned)
-        if end < 0:
-            self._num_scanned = max(len(OPEN_TAG), len(self._held) - len(CLOSE_TAG) + 1)
-            return False
-        body = self._held[len(OPEN_TAG) : end]
-        call = self._parse(body)
-        if call is not None:
-            items.append(call)
-            self._held = self._held[end + len(CLOSE_TAG) :]
-            self._is_in_call, self._follows_call = False, True
-        elif _ends_in_string(body):
-            self._num_scanned = end + len(CLOSE_TAG)
-        else:
-            self._give_up_call(items)
-        return True
+    def _may_begin_bare(self) -> bool:
+        text = self._held.lstrip()
+        return any(head.startswith(text) or text.startswith(head) for head in self._bare_heads)
 
-    def _give_up_call(self, items: list[Content | ToolCall]) -> None:
-        """Turn a call that does not parse into content, up to its first close tag; what follows is read anew."""
-        end = self._held.find(CLOSE_TAG)
-        stop = end + len(CLOSE_TAG) if end >= 0 else len(self._held)
-        self._emit(items, self._space_before_call + self._held[:stop])
-        self._held = self._held[stop:]
-        self._is_in_call = False
+    def _in_bare_head(self) -> Iterator[Item]:
+        if not self._may_begin_bare():
+            self._is_at_start = False
+            self._state = self._in_text
+            return
+        text = self._held.lstrip()
+        if any(text.startswith(head) for head in self._bare_heads):
+            self._held = text
+            yield from self._head(self._bare_heads)
 
-    def _emit(self, items: list[Content | ToolCall], text: str) -> None:
+    def _in_head(self) -> Iterator[Item]:
+        """After the marker."""
+        return self._head(self._first_heads)
+
+    def _after_call(self) -> Iterator[Item]:
+        """After a call of a series: the next one, or the end."""
+        end = self._format.end
+        if end and self._held.startswith(end):
+            self._held = self._held[len(end) :]
+            self._state = self._in_text
+            return
+        if not end.startswith(self._held):
+            yield from self._head(self._next_heads)
+
+    def _head(self, heads: dict[str, str]) -> Iterator[Item]:
+        for head, name in heads.items():
+            if self._held.startswith(head):
+                self._held = self._held[len(head) :]
+                self._space = ""
+                self._arguments = self._new_arguments(name)
+                self._state = self._in_arguments
+                self._num_calls += 1
+                yield ToolCallDelta(self._num_calls - 1, name, "")
+                return
+        if not any(head.startswith(self._held) for head in heads):
+            text, self._space = self._space, ""
+            self._state = self._in_text
+            yield from self._content(text)
+
+    def _in_arguments(self) -> Iterator[Item]:
+        text, num_used = self._arguments.read(self._held)
+        self._held = self._held[num_used:]
+        if text or self._arguments.is_done:
+            yield ToolCallDelta(self._num_calls - 1, None, text, is_last=self._arguments.is_done)
+        if self._arguments.is_done:
+            self._state = self._in_tail
+
+    def _in_tail(self) -> Iterator[Item]:
+        tail = self._format.call_end
+        if not self._held.startswith(tail):
+            if not tail.startswith(self._held):  # no grammar lets this happen
+                self._state = self._in_text
+            return
+        self._held = self._held[len(tail) :]
+        self._follows_call = True
+        self._is_at_start = False
+        self._state = self._in_text if self._format.opens_each_call else self._after_call
+        yield from ()
+
+    def _content(self, text: str) -> Iterator[Item]:
         if text:
-            items.append(Content(text))
-            self._follows_call = False
+            self._follows_call = self._is_at_start = False
+            yield Content(text)
 
-    def _parse(self, body: str) -> ToolCall | None:
-        call = _parse_call(body, self._num_calls)
-        self._num_calls += call is not None
-        return call
+    def _heads(self, opening: str) -> dict[str, str]:
+        format = self._format
+        return {opening + format.spell_name(name) + format.name_end: name for name in self._parameters}
 
-
-class BareCallParser:
-    """For an answer that is one call as plain JSON, without tags. What does not parse is content."""
-
-    def __init__(self) -> None:
-        self._held = ""
-
-    def step(self, text: str) -> list[Content | ToolCall]:
-        self._held += text
-        return []
-
-    def flush(self) -> list[Content | ToolCall]:
-        return [_parse_call(self._held, 0) or Content(self._held)]
+    def _new_arguments(self, name: str) -> ArgumentsReader:
+        if self._format.parameters is None:
+            return JsonArguments()
+        return TaggedArguments(self._format.parameters, self._format.call_end, self._parameters[name])
 
 
-def _parse_call(body: str, index: int) -> ToolCall | None:
-    try:
-        call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
-        arguments = _compact_arguments(call)
-        name = call["name"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    is_name = isinstance(name, str) and name != "" and _is_unicode(name)
-    return ToolCall(index, name, arguments) if is_name else None
-
-
-def _compact_arguments(call: Any) -> str:
-    if not isinstance(call, dict):
-        raise TypeError("a call must be an object")
-    arguments = call.get("arguments", call.get("parameters", {}))
-    if isinstance(arguments, str):  # some models write the object as a string, as the API does
-        arguments = json.loads(arguments, parse_constant=_refuse_constant, parse_float=_finite)
-    if not isinstance(arguments, dict):
-        raise TypeError("arguments must be an object")
-    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate can be escaped in JSON but not be sent as UTF-8.
-    return text if _is_unicode(text) else json.dumps(arguments, separators=(",", ":"))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _ends_in_string(body: str) -> bool:
-    """Whether a JSON text ends inside a string, so that a tag found there is part of it."""
-    return '"' in _JSON_STRING.sub("", body)
-
-
-def _finite(literal: str) -> float:
-    number = float(literal)
-    if not math.isfinite(number):
-        raise ValueError("a number beyond a float's range is not JSON")
-    return number
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are not JSON")
+def _joined(items: Iterator[Item]) -> list[Item]:
+    joined: list[Item] = []
+    for item in items:
+        last = joined[-1] if joined else None
+        if isinstance(item, ToolCallDelta) and item.name is None and isinstance(last, ToolCallDelta):
+            joined[-1] = ToolCallDelta(last.index, last.name, last.arguments + item.arguments, item.is_last)
+        else:
+            joined.append(item)
+    return joined

@@ -46,7 +46,7 @@ typedef struct {
   size_t size;
 } Workspace;
 
-/* Returns 0, or 1 when memory for intermediate results is not to be had. */
+/* Returns 0, or 1 when memory for intermediate results is not to be had. A step without tokens does nothing. */
 int decoder_run(Team *team, const Decoder *decoder, const Step *step, Workspace *workspace);
 void workspace_free(Workspace *workspace);
 

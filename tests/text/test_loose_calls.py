@@ -6,16 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgi_local.text.tool_calls import Content, ToolCall, ToolCallParser
+from tgi_local.text.loose_calls import LooseCallParser
+from tgi_local.text.tool_calls import Content
+from tgi_local.text.tool_formats import HERMES
+from tgi_local.types import ToolCallDelta
+
+
+def called(index: int, name: str, arguments: str) -> ToolCallDelta:
+    return ToolCallDelta(index, name, arguments, is_last=True)
+
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"b": 1, "a": [2, "x"]}}\n</tool_call>'
-PARSED = ToolCall(0, "f", '{"b":1,"a":[2,"x"]}')
+PARSED = called(0, "f", '{"b":1,"a":[2,"x"]}')
 
 
-def run(increments: list[str]) -> list[Content | ToolCall]:
+def run(increments: list[str]) -> list[Content | ToolCallDelta]:
     """All items, with neighbouring content joined."""
-    parser = ToolCallParser()
-    items: list[Content | ToolCall] = []
+    parser = LooseCallParser(HERMES)
+    items: list[Content | ToolCallDelta] = []
     for item in [item for text in increments for item in parser.step(text)] + parser.flush():
         if isinstance(item, Content) and items and isinstance(items[-1], Content):
             item = Content(items.pop().text + item.text)  # type: ignore[union-attr]
@@ -31,22 +39,22 @@ def run(increments: list[str]) -> list[Content | ToolCall]:
         (CALL, [PARSED]),
         (f"\n\n{CALL}\n", [PARSED]),
         (f"Let me see.\n\n{CALL}", [Content("Let me see."), PARSED]),
-        (f"{CALL}\n{CALL}", [PARSED, ToolCall(1, "f", PARSED.arguments)]),
+        (f"{CALL}\n{CALL}", [PARSED, called(1, "f", PARSED.arguments)]),
         (f"{CALL}\n\nDone.", [PARSED, Content("Done.")]),
         (CALL.removesuffix("</tool_call>"), [PARSED]),
-        ('<tool_call>{"name": "f"}</tool_call>', [ToolCall(0, "f", "{}")]),
-        ('<tool_call>{"name": "f", "parameters": {"a": 1}}</tool_call>', [ToolCall(0, "f", '{"a":1}')]),
-        ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [ToolCall(0, "f", '{"a":1}')]),
+        ('<tool_call>{"name": "f"}</tool_call>', [called(0, "f", "{}")]),
+        ('<tool_call>{"name": "f", "parameters": {"a": 1}}</tool_call>', [called(0, "f", '{"a":1}')]),
+        ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [called(0, "f", '{"a":1}')]),
         (
             '<tool_call>{"name": "f", "arguments": {"t": "</tool_call>"}}</tool_call>',
-            [ToolCall(0, "f", '{"t":"</tool_call>"}')],
+            [called(0, "f", '{"t":"</tool_call>"}')],
         ),
         ("a <tool_", [Content("a <tool_")]),
         ("<tool_call>", [Content("<tool_call>")]),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_calls_and_content(text: str, expected: list[Content | ToolCall], size: int) -> None:
+def test_calls_and_content(text: str, expected: list[Content | ToolCallDelta], size: int) -> None:
     assert run([text[start : start + size] for start in range(0, len(text), size)]) == expected
 
 
@@ -79,7 +87,7 @@ def test_a_call_after_a_broken_one_is_found() -> None:
 
 
 def test_text_is_not_held_longer_than_needed() -> None:
-    parser = ToolCallParser()
+    parser = LooseCallParser(HERMES)
     assert parser.step("hello <") == [Content("hello")]
     assert parser.step("b") == [Content(" <b")]
     assert parser.step(CALL) == [PARSED]
@@ -87,7 +95,7 @@ def test_text_is_not_held_longer_than_needed() -> None:
 
 def test_lone_surrogates_stay_escaped() -> None:
     (call,) = run(['<tool_call>{"name": "f", "arguments": {"a": "\\ud800"}}</tool_call>'])
-    assert isinstance(call, ToolCall) and call.arguments == '{"a":"\\ud800"}'
+    assert isinstance(call, ToolCallDelta) and call.arguments == '{"a":"\\ud800"}'
 
 
 PIECES = ["<tool_call>", "</tool_call>", CALL, '{"name": "f"}', '"', "{", "a", "<", "<tool", " ", "\n", "\\"]
@@ -99,7 +107,7 @@ def test_nothing_is_lost_however_the_text_is_cut(pieces: list[str], size: int) -
     text = "".join(pieces)
     items = run([text[start : start + size] for start in range(0, len(text), size)])
     assert items == run([text])
-    calls = [item for item in items if isinstance(item, ToolCall)]
+    calls = [item for item in items if isinstance(item, ToolCallDelta)]
     assert [call.index for call in calls] == list(range(len(calls)))
     assert all(isinstance(json.loads(call.arguments), dict) for call in calls)
     if not calls:
@@ -107,9 +115,7 @@ def test_nothing_is_lost_however_the_text_is_cut(pieces: list[str], size: int) -
 
 
 def test_a_name_that_can_not_be_sent_is_content() -> None:
-    from tgi_local.text.tool_calls import Content, ToolCallParser
-
     text = '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'
-    parser = ToolCallParser()
+    parser = LooseCallParser(HERMES)
     items = parser.step(text) + parser.flush()
     assert "".join(item.text for item in items if isinstance(item, Content)) == text

@@ -1,0 +1,89 @@
+"""What a chat template does with tools, found by rendering short conversations with it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Render(Protocol):
+    """A template's text; raises whatever the template raises."""
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTraits:
+    """`writes_tools`: of the `tools` it gets; `writes_system_tools`: of a system message's key `tools`.
+
+    `writes_calls`: an assistant's `tool_calls`, and results in messages with the role `tool`; `takes_many_calls` in one
+    message. `wants_arguments_text`: it joins the arguments to its text as they come, where others write an object.
+    """
+
+    writes_tools: bool = False
+    writes_system_tools: bool = False
+    writes_calls: bool = False
+    takes_many_calls: bool = True
+    wants_arguments_text: bool = False
+    takes_system: bool = True
+    wants_short_ids: bool = False
+
+
+_USER = {"role": "user", "content": "probe-question"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_function",
+        "description": "probe",
+        "parameters": {"type": "object", "properties": {"probe_key": {"type": "integer", "description": "probe"}}},
+    },
+}
+_OBJECT = {"probe_key": 1}
+_TEXT = '{"probe_key": 1}'
+_IDS = ("probe0001", "probe0002")
+
+
+def probe(render: Render, source: str) -> TemplateTraits:
+    """The traits of the template `render` uses, whose text is `source`. Never raises."""
+
+    def written(messages: Sequence[Mapping[str, Any]], tools: bool = False) -> str:
+        try:
+            return render(messages, [_TOOL] if tools else None)
+        except Exception:  # a template may raise whatever Python can
+            return ""
+
+    writes_tools = "probe_function" in written([_USER], tools=True)
+    system = {"role": "system", "content": "probe-system"}
+    with_tools = {**system, "tools": "probe_function"}
+    as_object, as_text = written(_called(_OBJECT)), written(_called(_TEXT))
+    wants_text = not _shows_call(as_object) and _shows_call(as_text)
+    many = written(_called(_TEXT if wants_text else _OBJECT, *_IDS))
+    return TemplateTraits(
+        writes_tools=writes_tools,
+        writes_system_tools=not writes_tools and _shows_tools(written([with_tools, _USER])),
+        writes_calls=_shows_call(as_object) or _shows_call(as_text),
+        takes_many_calls="probe_function" in many,
+        wants_arguments_text=wants_text,
+        takes_system="probe-system" in written([system, _USER]),
+        # As Mistral's: ids of exactly nine letters and digits.
+        wants_short_ids=re.search(r"id\s*\|\s*length\s*!=\s*9", source) is not None,
+    )
+
+
+def _called(arguments: Any, *ids: str) -> list[dict[str, Any]]:
+    ids = ids or _IDS[:1]
+    function = {"name": "probe_function", "arguments": arguments}
+    calls = [{"id": id, "type": "function", "function": function} for id in ids]
+    results = [{"role": "tool", "name": "probe_function", "tool_call_id": id, "content": "probe-result"} for id in ids]
+    return [_USER, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+
+
+def _shows_tools(text: str) -> bool:
+    """Whether the tools are there, and not as part of a message written as Python would."""
+    return "probe_function" in text and "'tools'" not in text
+
+
+def _shows_call(text: str) -> bool:
+    """Whether a call and its result are there, and the arguments not as Python writes a dictionary."""
+    shown: Callable[[str], bool] = text.__contains__
+    return all(map(shown, ("probe_function", "probe-result", "probe_key"))) and "{'probe_key'" not in text
