@@ -230,12 +230,12 @@ class Settings(TgiFlags):
             raise ValueError(
                 f"max-input-tokens {longest_input} must be less than max-total-tokens {self.max_total_tokens}"
             )
-        tokens = self.max_batch_total_tokens
-        given = {"max_batch_prefill_tokens"} & self.model_fields_set
-        for name in ("max_total_tokens", *given):
-            if tokens is not None and (getattr(self, name) or 0) > tokens:
-                flag = name.replace("_", "-")
-                raise ValueError(f"{flag} {getattr(self, name)} must be at most max-batch-total-tokens {tokens}")
+        is_given = "max_batch_prefill_tokens" in self.model_fields_set and self.max_batch_total_tokens is not None
+        if is_given and self.max_batch_prefill_tokens > (self.max_batch_total_tokens or 0):
+            raise ValueError(
+                f"max-batch-prefill-tokens {self.max_batch_prefill_tokens} must be at most max-batch-total-tokens "
+                f"{self.max_batch_total_tokens}"
+            )
         if not self.is_loopback and self.api_key is None and self.platform is None:
             raise ValueError(
                 f"hostname {self.hostname} is reachable from other machines: set --api-key, or listen on 127.0.0.1"

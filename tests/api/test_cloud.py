@@ -8,7 +8,6 @@ import pytest
 
 from tests.fakes import expected_output
 from tests.in_process import INFO, VOCAB_SIZE, InProcess, serving
-from tests.serving import running
 from tgi_local.api.context import ApiContext
 from tgi_local.api.security import SecurityGate, policy_for
 from tgi_local.api.server import create_app
@@ -255,15 +254,6 @@ def test_both_variables_mean_chat_first(variable: str, monkeypatch: pytest.Monke
     assert not load_settings([]).chat_first
     monkeypatch.setenv(variable, "true")
     assert load_settings([]).chat_first
-
-
-def test_a_sagemaker_container(tiny_folder: Path) -> None:
-    """With the variables that SageMaker's container start gives."""
-    variables = {"HF_MODEL_ID": str(tiny_folder), "MESSAGES_API_ENABLED": "true", "SM_NUM_GPUS": "1"}
-    with running("--disable-ui", env=variables) as server:
-        assert httpx.get(f"{server.url}/ping").status_code == 200
-        answer = httpx.post(f"{server.url}/invocations", json=BOTH, timeout=60)
-        assert answer.json()["object"] == "chat.completion"
 
 
 @pytest.mark.parametrize("path", ["/generate", "/health", "/vertex", "/v1/models/x/y", f"{MODEL}/infer"])

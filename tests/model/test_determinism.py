@@ -409,7 +409,8 @@ def check_leaks(case: Case, change: Change | None = None) -> None:
     for request_id, answer in answers.items():
         is_extreme = request_id == "extreme"
         assert (answer.prompt_logprobs is not None) == is_extreme
-        assert {len(top) for top in answer.tops} == {5 if is_extreme else 0}
+        # Fewer than five where the filters leave fewer.
+        assert all((1 <= len(top) <= 5) if is_extreme else not top for top in answer.tops)
 
 
 def test_parameters_stay_with_their_request(case: Case) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
@@ -157,6 +157,13 @@ class CompletionRequest(CommonFields):
     def num_samples(self) -> int:
         """Per prompt; the likeliest `num_choices` of them are the answer."""
         return self.best_of or self.num_choices
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("Empty array detected. Do not use an empty array for the prompt.")
+        return value
 
     @property
     def own_names(self) -> dict[str, str]:

@@ -73,6 +73,8 @@ def shape_error(error: ValidationError) -> BodyShapeError:
         path = parents[0] if parents else ""
     elif problem["type"] in _EXPECTED:
         detail = f"invalid type: {_kind(problem['input'])}, expected {_EXPECTED[problem['type']]}"
+    elif problem["type"] == "value_error":
+        detail = problem["msg"].removeprefix("Value error, ")
     else:
         detail = problem["msg"][0].lower() + problem["msg"][1:]
     prefix = f"{path}: " if path else ""

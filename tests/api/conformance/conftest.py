@@ -59,7 +59,7 @@ def bos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _limited_server(bos_folder: Path) -> Iterator[Server]:
-    variables = {**VARIABLES, "MODEL_ID": str(bos_folder)}
+    variables = {**VARIABLES, "HF_MODEL_ID": str(bos_folder)}
     with running("--disable-ui", env=variables) as server:
         server.client.headers["x-api-key"] = KEY
         yield server

@@ -103,7 +103,8 @@ def test_what_completions_refuse(tiny_server: Server) -> None:
     assert refused(prompt=["x"] * 5) == (400, batch, "batch size exceeded")
     suffix = "Suffix is not supported and can be achieved by preprocessing the prompt."
     assert refused(suffix=".") == (400, suffix, "suffix not supported")
-    assert refused(prompt=[])[0] == 400 and refused(prompt=["fine", ""])[2] == "validation"
+    assert "Empty array detected. Do not use an empty array for the prompt." in refused(prompt=[])[1]
+    assert refused(prompt=["fine", ""])[2] == "validation"
 
 
 def test_special_tokens_are_no_text(demo_server: Server) -> None:

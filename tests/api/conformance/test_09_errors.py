@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.api.conformance.conftest import KEY, fault_text
 from tests.api.conformance.raw import Answer, call, connect, get, open_request, parse, pieces, post
 from tests.faulty_server import Fault
 from tests.serving import Server
+from tgi_local.api.context import ApiContext
+from tgi_local.api.server import create_app
+from tgi_local.metrics import Metrics
+from tgi_local.service import Service
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT_PLAIN = "text/plain; charset=utf-8"
@@ -176,6 +181,16 @@ def test_bodies_over_the_limit(tiny_server: Server, limited_server: Server) -> N
     assert answer.body.decode() == want and post(tiny_server, "/tokenize", body(2_000_000)).status == 200
 
 
+def test_a_client_that_asks_first_need_not_send_at_all(tiny_server: Server) -> None:
+    host = tiny_server.url.removeprefix("http://")
+    head = f"POST /generate HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head += "content-length: 90000000\r\nexpect: 100-continue\r\n\r\n"
+    with connect(tiny_server) as connection:
+        connection.sendall(head.encode())
+        answer = parse(b"".join(pieces(connection)))
+    assert answer.status == 413 and answer.header("connection") == "close"
+
+
 def test_a_body_that_does_not_say_how_long_it_is(limited_server: Server) -> None:
     host = limited_server.url.removeprefix("http://")
     head = f"POST /tokenize HTTP/1.1\r\nhost: {host}\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\n"
@@ -271,6 +286,36 @@ def assert_overloaded(answer: Answer, path: str) -> None:
         assert answer.json["error"]["type"] == "rate_limit_error" and answer.json["error_type"] == "overloaded"
     else:
         assert answer.json == {"error": "Model is overloaded", "error_type": "overloaded"}
+
+
+BEFORE_IT_IS_READY: list[tuple[str, dict[str, Any]]] = [
+    ("/generate", {"inputs": "x"}),
+    ("/generate_stream", {"inputs": "x"}),
+    ("/", {"inputs": "x", "stream": True}),
+    ("/tokenize", {"inputs": "x"}),
+    ("/chat_tokenize", {"messages": HI}),
+    ("/invocations", {"prompt": "x", "stream": True}),
+    ("/vertex", {"instances": [{"inputs": "x"}]}),
+    ("/v1/chat/completions", {"messages": HI, "stream": True}),
+    ("/v1/completions", {"prompt": "x"}),
+]
+
+
+async def test_before_the_model_is_there() -> None:
+    """TGI refuses connections meanwhile; here a status says what is going on, in streams too."""
+    service = Service(Metrics())
+    service.report_loading("reading the weights")
+    transport = httpx.ASGITransport(create_app(ApiContext(service, 2, None)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = [(path, await client.post(path, json=body)) for path, body in BEFORE_IT_IS_READY]
+        health = await client.get("/health")
+        assert (await client.get("/metrics")).status_code == 200 and (await client.get("/info")).status_code == 503
+    assert health.status_code == 503 and health.headers["retry-after"] == "1"
+    assert health.json() | {"state": "loading", "error_type": "healthcheck"} == health.json()
+    for path, answer in answers:
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1", path
+        assert answer.json()["error_type"] == "healthcheck" and "reading the weights" in answer.text
+        assert isinstance(answer.json()["error"], dict) == path.startswith("/v1")
 
 
 def test_refusals_are_counted_by_their_cause(tiny_server: Server) -> None:

@@ -60,7 +60,7 @@ def test_every_chunk_of_a_call_has_its_tool_calls_and_the_last_a_reason(demo_ser
     *chunks, done = post(demo_server, CHATS, body).events
     calls = [chunk["choices"][0]["delta"]["tool_calls"][0] for chunk in chunks]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls" and done == b"[DONE]"
-    assert [call["function"].get("name") for call in calls] == ["get_weather", *[None] * (len(calls) - 1)]
+    assert [call["function"].get("name", "") for call in calls] == ["get_weather", *[""] * (len(calls) - 1)]
     assert "city" in json.loads("".join(call["function"]["arguments"] for call in calls))
     object_form = {"type": "function", "function": {"name": "get_weather"}}
     by_object = post(demo_server, CHATS, body | {"tool_choice": object_form, "stream": False}).json
