@@ -1,15 +1,16 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
 from tgi_local.model_info import GenerationDefaults
 from tgi_local.protocol.grammars import GuidedFields, parse_grammar, parse_response_format
+from tgi_local.protocol.messages import Message, to_message
 from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, WireModel
 from tgi_local.types import RequestParameters, TextOptions
@@ -19,46 +20,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024
 MAX_BIASES = 16_384  # what may be looked at on the event loop; far fewer are honoured
-MAX_PARTS = 1024
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
-
-
-class TextPart(WireModel):
-    type: str
-    text: str | None = None
-    refusal: str | None = None  # of the assistant, who said it in place of an answer
-
-    @property
-    def said(self) -> str | None:
-        return {"text": self.text, "refusal": self.refusal}.get(self.type)
-
-
-class FunctionCall(WireModel):
-    name: str
-    arguments: str | dict[str, Any] | None = None
-    parameters: dict[str, Any] | None = None  # TGI's older spelling
-
-
-class AssistantToolCall(WireModel):
-    id: str | None = None
-    type: str = "function"
-    function: FunctionCall
-
-
-def _once(role: Any) -> Any:
-    """`assistant` for what a client makes of a stream by joining the role of every chunk."""
-    return "assistant" if isinstance(role, str) and role.replace("assistant", "") == "" != role else role
-
-
-class Message(WireModel):
-    role: Annotated[str, BeforeValidator(_once), Field(pattern=r"^[A-Za-z_]{1,32}$")]
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
-    refusal: str | None = None
-    name: str | None = None
-    tool_calls: list[AssistantToolCall] | None = None
-    tool_call_id: str | None = None
-    function_call: FunctionCall | None = None  # OpenAI's older form of one call
 
 
 class StreamOptions(WireModel):
@@ -273,7 +236,7 @@ def _continues(body: ChatRequest) -> bool:
 
 def to_messages(body: ChatRequest) -> list[dict[str, Any]]:
     """Messages as chat templates expect them. Raises UnsupportedError for content that is not text."""
-    messages = [_to_message(message) for message in body.messages]
+    messages = [to_message(message) for message in body.messages]
     if body.tool_prompt and body.offered_tools:
         messages[-1]["content"] += f"\n---\n{body.tool_prompt}"  # as TGI does
     return messages
@@ -360,41 +323,3 @@ def _grammar(body: ChatRequest) -> GrammarSource | None:
         raise ToolError("Grammar and tools are mutually exclusive", param="response_format")  # in TGI's form, as in TGI
     answer = parse_response_format(body)
     return body.tool_grammar(answer) or answer
-
-
-def _to_message(message: Message) -> dict[str, Any]:
-    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content) or message.refusal or ""}
-    if message.name is not None:
-        converted["name"] = message.name
-    if message.tool_call_id is not None:
-        converted["tool_call_id"] = message.tool_call_id
-    calls = [(call.id, call.function) for call in message.tool_calls or ()]
-    if message.function_call is not None:
-        calls.append((None, message.function_call))
-    if calls:
-        converted["tool_calls"] = [
-            {
-                "id": id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _first_object(call.arguments, call.parameters)},
-            }
-            for id, call in calls
-        ]
-    return converted
-
-
-def _first_object(arguments: str | dict[str, Any] | None, parameters: dict[str, Any] | None) -> str | dict[str, Any]:
-    return arguments if arguments is not None else parameters or {}
-
-
-def _text(content: str | list[TextPart] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    for part in content:
-        if part.said is None:
-            kind: Literal["image_url"] | str = part.type if part.type in _KNOWN_PARTS else "this"
-            raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="messages")
-    return "".join(part.said or "" for part in content)
-
-
-_KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")

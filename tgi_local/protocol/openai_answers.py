@@ -106,7 +106,8 @@ class ChatAnswer:
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None
         calls = generation.tool_calls
-        message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
+        content = generation.text or (None if calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if generation.reasoning:
             message |= {"reasoning": generation.reasoning, "reasoning_content": generation.reasoning}
         if calls and self._is_function_call:
@@ -161,10 +162,21 @@ class CompletionAnswer:
         self._offsets[index] = offset + len(text)
         finish = _finish(event.finish.reason) if event.finish else None
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return {**self._head, "choices": [choice], "usage": None}
+        return {**self._head, "choices": [choice], **self._usage_of_chunk(event, request)}
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         return {**self._head, "choices": [], "usage": usage.as_dict()}
+
+    def _usage_of_chunk(self, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
+        """Null where a chunk of its own will have it, as OpenAI does; else the choice's own with its last, as TGI does."""
+        if self._body.include_usage:
+            return {"usage": None}
+        if event.finish is None:
+            return {}
+        usage = Usage(1)
+        usage.add_prompt(request)
+        usage.add_completion(0, event.finish)
+        return {"usage": usage.as_dict()}
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None

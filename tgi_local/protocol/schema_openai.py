@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, RootModel
 
-from tgi_local.protocol.openai import AssistantToolCall, ChatRequest, CompletionRequest
+from tgi_local.protocol.messages import AssistantToolCall
+from tgi_local.protocol.openai import ChatRequest, CompletionRequest
 from tgi_local.protocol.schema_tgi import CompatGenerateRequest, GenerateResponse, StreamResponse
 from tgi_local.protocol.wire import U32, U64
 
@@ -136,12 +137,14 @@ class Reasoning(BaseModel):
 class TextMessage(Reasoning):
     role: str
     content: str
+    refusal: None = None
     tool_call_id: str | None = None
 
 
 class ToolCallMessage(Reasoning):
     role: str
     content: str | None = None
+    refusal: None = None
     tool_calls: list[ToolCall]
 
 

@@ -9,6 +9,7 @@ from tests.api.conformance.conftest import KEY, fault_text
 from tests.api.conformance.raw import call, get, post
 from tests.faulty_server import Fault
 from tests.serving import Server
+from tgi_local import __version__
 
 HI = [{"role": "user", "content": "hi"}]
 FAILED = {"error": "Incomplete generation", "error_type": "Incomplete generation"}
@@ -187,3 +188,18 @@ def test_kserve_metadata(tiny_server: Server) -> None:
     assert list(get(tiny_server, "/v2").json) == ["name", "version", "extensions"]
     model = get(tiny_server, "/v2/models/m/versions/1")
     assert model.body == b'{"name":"m","version":"1","extensions":["infer","ready"]}'
+
+
+def test_info(tiny_server: Server) -> None:
+    info = get(tiny_server, "/info").json
+    # What TGI has now, and what it had before 2.3.
+    names = (
+        "model_id model_sha model_pipeline_tag max_concurrent_requests max_best_of max_stop_sequences max_input_tokens "
+    )
+    names += "max_total_tokens validation_workers max_client_batch_size router version sha docker_label model_dtype "
+    names += "model_device_type waiting_served_ratio max_batch_total_tokens max_waiting_tokens max_batch_size max_input_length"
+    assert set(names.split()) <= set(info)
+    assert info["max_total_tokens"] == 4096 and info["max_input_tokens"] == 4095 == info["max_input_length"]
+    assert info["model_pipeline_tag"] == "text-generation" and info["max_concurrent_requests"] == 128
+    # Clients compare it with TGI's versions before they use what came with one of them.
+    assert tuple(map(int, info["version"].split("."))) >= (3, 3, 0) and info["tgi_local_version"] == __version__

@@ -1,0 +1,84 @@
+"""Messages of a chat as OpenAI's and TGI's clients send them, and as chat templates are given them."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from tgi_local.errors import UnsupportedError
+from tgi_local.protocol.wire import WireModel
+
+MAX_PARTS = 1024
+_KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")
+
+
+class TextPart(WireModel):
+    type: str
+    text: str | None = None
+    refusal: str | None = None  # of the assistant, who said it in place of an answer
+
+    @property
+    def said(self) -> str | None:
+        return {"text": self.text, "refusal": self.refusal}.get(self.type)
+
+
+class FunctionCall(WireModel):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+    parameters: dict[str, Any] | None = None  # TGI's older spelling
+
+
+class AssistantToolCall(WireModel):
+    id: str | None = None
+    type: str = "function"
+    function: FunctionCall
+
+
+def _once(role: Any) -> Any:
+    """`assistant` for what a client makes of a stream by joining the role of every chunk."""
+    return "assistant" if isinstance(role, str) and role.replace("assistant", "") == "" != role else role
+
+
+class Message(WireModel):
+    role: Annotated[str, BeforeValidator(_once), Field(pattern=r"^[A-Za-z_]{1,32}$")]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
+    refusal: str | None = None
+    name: str | None = None
+    tool_calls: list[AssistantToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: FunctionCall | None = None  # OpenAI's older form of one call
+
+
+def to_message(message: Message) -> dict[str, Any]:
+    """As chat templates expect it. Raises UnsupportedError for content that is not text."""
+    converted: dict[str, Any] = {"role": message.role, "content": _text(message.content) or message.refusal or ""}
+    if message.name is not None:
+        converted["name"] = message.name
+    if message.tool_call_id is not None:
+        converted["tool_call_id"] = message.tool_call_id
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        calls.append((None, message.function_call))
+    if calls:
+        converted["tool_calls"] = [
+            {
+                "id": id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _first_object(call.arguments, call.parameters)},
+            }
+            for id, call in calls
+        ]
+    return converted
+
+
+def _first_object(arguments: str | dict[str, Any] | None, parameters: dict[str, Any] | None) -> str | dict[str, Any]:
+    return arguments if arguments is not None else parameters or {}
+
+
+def _text(content: str | list[TextPart] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.said is None:
+            kind = part.type if part.type in _KNOWN_PARTS else "this"
+            raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="messages")
+    return "".join(part.said or "" for part in content)
