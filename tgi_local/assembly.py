@@ -165,6 +165,7 @@ def _limits(settings: Settings, max_total: int, capacity: int, vocab_size: int) 
         max_batch_total_tokens=capacity,
         vocab_size=vocab_size,
         watermark=Watermark(settings.watermark_gamma, settings.watermark_delta),
+        max_batch_size=settings.max_batch_size,
     )
 
 

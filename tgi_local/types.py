@@ -155,6 +155,7 @@ class Limits:
     max_batch_total_tokens: int
     vocab_size: int
     watermark: Watermark = Watermark()
+    max_batch_size: int = 128
 
 
 @dataclass(frozen=True, slots=True)

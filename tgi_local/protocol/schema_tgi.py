@@ -130,6 +130,9 @@ class Info(BaseModel):
     max_input_length: U32
     max_total_tokens: U32
     max_batch_total_tokens: U32
+    max_batch_size: U32
+    waiting_served_ratio: float
+    max_waiting_tokens: U32
     validation_workers: U32
     max_client_batch_size: U32
     router: str

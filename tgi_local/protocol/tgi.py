@@ -157,6 +157,10 @@ def info_response(info: ModelInfo, limits: Limits, validation_workers: int, vers
         "max_input_length": limits.max_input_tokens,
         "max_total_tokens": limits.max_total_tokens,
         "max_batch_total_tokens": limits.max_batch_total_tokens,
+        "max_batch_size": limits.max_batch_size,
+        # What TGI up to 2.2 had: a request joins at the next step, whatever the others are at.
+        "waiting_served_ratio": 0.0,
+        "max_waiting_tokens": 0,
         "validation_workers": validation_workers,
         "max_client_batch_size": limits.max_client_batch_size,
         "router": "tgi-local",
