@@ -1,6 +1,6 @@
 """What HTTP, JSON, text and events cost: the same requests over HTTP, and on the bare engine in its process.
 
-Both run 32 requests at a time on the built-in model, prompts of 128 random token ids, 64 tokens out. The client
+Both run 32 requests at a time on the built-in model, prompts of 128 random token ids, 256 tokens out. The client
 only counts bytes, so that wall-clock times hold as little as possible of it; CPU time per token, of each process alone,
 does not depend on what else the machine does.
 """
@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.cpu_share import OtherUse, tree_cpu_s
 from tests.serving import ROOT, Server
 
-REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS = 256, 128, 64
+REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS = 96, 128, 256
 VOCAB = 2048  # of the built-in model; prompts come from the middle of it
-POLL_S = 0.005
+POLL_S = 0.03
 IDS = range(VOCAB // 8, VOCAB - VOCAB // 8)
 
 

@@ -42,6 +42,7 @@ class PacedEngine:
         self._step_s = step_s
         self._random = random.Random(0)
         self._left: dict[str, int] = {}
+        self._begun: set[str] = set()
         self._next_s = 0.0
         self.last_return_s = time.monotonic()
 
@@ -72,7 +73,9 @@ class PacedEngine:
     def _event(self, request_id: str) -> TokenEvent:
         token = SampledToken(self._random.choice(self._token_ids), -1.0)
         reason = FinishReason.LENGTH if self._left[request_id] == 1 else None
-        return TokenEvent(request_id, token, reason, started_s=self.last_return_s, emitted_s=self.last_return_s)
+        now_s, is_first = self.last_return_s, request_id not in self._begun
+        self._begun.add(request_id)
+        return TokenEvent(request_id, token, reason, started_s=now_s, emitted_s=now_s, is_first=is_first)
 
 
 def serve(step_s: float) -> None:

@@ -226,6 +226,7 @@ class TokenEvent(NamedTuple):
     num_cached_tokens: int = 0
     started_s: float = 0.0
     emitted_s: float = 0.0
+    is_first: bool = False
 
     @property
     def is_terminal(self) -> bool:

@@ -551,7 +551,7 @@ class Consumer:
 )
 def test_when_consumers_are_woken(num_consumers: int, step_s: float, num_woken: int) -> None:
     clock = Clock()
-    waking = engine_thread._Waking(clock)  # type: ignore[arg-type]
+    waking = engine_thread._Waking(clock, lambda: None)  # type: ignore[arg-type]
     consumer = Consumer(clock)
     given_s = []
     for _ in range(40):
@@ -586,3 +586,23 @@ async def test_many_consumers_get_several_tokens_at_once_and_all_in_order() -> N
         assert num_batches < 40 * len(requests) / 2
         for request, events in zip(requests, answers, strict=True):
             assert token_ids(events) == expected_output(request.prompt_token_ids, 40)
+
+
+async def test_the_loop_is_not_called_for_what_it_will_look_for_by_itself() -> None:
+    """Nothing that comes while it is about to look is missed, whatever the moment."""
+    async with running(num_blocks=512, max_batch_size=64) as box:
+        calls = 0
+        call = box.thread._call_loop
+
+        def counting(function: Callable[..., None], *args: object) -> None:
+            nonlocal calls
+            calls += 1
+            call(function, *args)
+
+        box.thread._call_loop = counting  # type: ignore[method-assign]
+        requests = [make_request(f"r{i}", (i, 1, 2), 200) for i in range(2 * MANY_CONSUMERS)]
+        answers = await asyncio.gather(*(collect(box.thread, request) for request in requests))
+        for request, events in zip(requests, answers, strict=True):
+            assert token_ids(events) == expected_output(request.prompt_token_ids, 200)
+        await box.idle()
+        assert calls < 150 < len(box.stats), "fewer calls than steps"

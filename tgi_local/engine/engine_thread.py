@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -18,10 +19,10 @@ logger = logging.getLogger(__name__)
 # A consumer this many tokens per request behind has stopped reading; it is cut off rather than kept in memory. All
 # requests of a group have the one consumer, and its reading is what is judged.
 MAX_PENDING_EVENTS = 1024
-# A consumer costs 30 us to wake, a system call included. Where many wait and steps are quick, each is woken for several
-# tokens at once; nobody sees text come more often than this.
+# A consumer costs 30 us to wake, a system call included, and so does the event loop itself. Where many wait and steps are
+# quick, each is woken for several tokens at once; nobody sees text come more often than this.
 MANY_CONSUMERS = 16
-WAKE_EVERY_S = 0.02
+WAKE_EVERY_S = 0.033
 # How often the event loop looks after the thread, which can not say itself that it hangs or is gone.
 WATCH_EVERY_S = 0.25
 
@@ -78,35 +79,51 @@ class _Mailbox:
 
 
 class _Waking:
-    """Decides when consumers are woken for tokens that are neither their first nor their last. Event-loop thread only."""
+    """Decides when consumers are woken for tokens that are neither their first nor their last. Event-loop thread only.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `collect` brings what the engine has sent.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[], None]) -> None:
         self._loop = loop
+        self._collect = collect
         self._unread: set[_Mailbox] = set()
         self._called_s = self._woken_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether consumers will be woken without a call. May be read from any thread."""
+        return self._timer is not None
 
     def add(self, mailbox: _Mailbox) -> None:
         self._unread.add(mailbox)
 
     def wake(self, num_consumers: int) -> None:
-        """After every step: now, or in at most WAKE_EVERY_S when the next step will be there by then."""
+        """After a step: now, or in at most WAKE_EVERY_S when the next step will be there by then."""
         now_s = self._loop.time()
         is_slow = now_s - self._called_s > WAKE_EVERY_S / 2
         self._called_s = now_s
         if num_consumers < MANY_CONSUMERS or is_slow or now_s - self._woken_s >= WAKE_EVERY_S:
             self._wake_all()
         elif self._timer is None:
-            self._timer = self._loop.call_at(self._woken_s + WAKE_EVERY_S, self._wake_all)
+            self._timer = self._loop.call_at(self._woken_s + WAKE_EVERY_S, self._ring)
+
+    def _ring(self) -> None:
+        self._called_s = self._loop.time()
+        self._wake_all()
 
     def _wake_all(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer = None  # before the look at what has come: from now on the engine's thread calls again
         self._woken_s = self._loop.time()
-        for mailbox in self._unread:
-            mailbox.wake()
-        self._unread.clear()
+        try:
+            self._collect()
+        finally:
+            for mailbox in self._unread:
+                mailbox.wake()
+            self._unread.clear()
 
 
 class EngineThread:
@@ -129,6 +146,8 @@ class EngineThread:
         self._on_death = on_death
         self.stall_s = stall_s
         self._inbox: SimpleQueue[_Submit | _Cancel | _Stop] = SimpleQueue()
+        self._outbox: deque[tuple[list[TokenEvent], StepStats]] = deque()
+        self._is_called = False  # the event loop is about to look into it
         self._mailboxes: dict[str, _Mailbox] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -139,7 +158,7 @@ class EngineThread:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waking = _Waking(self._loop)
+        self._waking = _Waking(self._loop, self._collect)
         self._thread.start()
         self._watch(time.monotonic())
 
@@ -245,8 +264,12 @@ class EngineThread:
         self._deliver([TokenEvent(request.request_id, error=GenerationError(reason))], self._engine.stats())
 
     def _deliver(self, events: list[TokenEvent], stats: StepStats) -> None:
-        """One call into the event loop for a whole step."""
-        self._call_loop(self._receive, events, stats)
+        """At most one call into the event loop for a whole step, and none when it will look for events anyway."""
+        self._outbox.append((events, stats))  # before the look: what is missed by the one is seen by the other
+        is_urgent = any(event.is_first or event.is_terminal for event in events)
+        if not self._is_called and (is_urgent or not self._waking.is_set):
+            self._is_called = True
+            self._call_loop(self._receive)
 
     def _call_loop(self, function: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
@@ -257,7 +280,24 @@ class EngineThread:
 
     # Event-loop thread.
 
-    def _receive(self, events: list[TokenEvent], stats: StepStats) -> None:
+    def _receive(self) -> None:
+        self._is_called = False
+        try:
+            self._collect()
+        finally:
+            self._waking.wake(len(self._mailboxes))
+
+    def _collect(self) -> None:
+        """Put what the engine has sent into mailboxes."""
+        steps = []
+        while self._outbox:
+            events, stats = self._outbox.popleft()
+            self._put(events)
+            steps.append(stats)
+        for stats in steps:  # last: a failure here costs nobody an event
+            self._on_step(stats)
+
+    def _put(self, events: list[TokenEvent]) -> None:
         for event in events:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is None:
@@ -272,8 +312,6 @@ class EngineThread:
                 mailbox.wake()
             else:
                 self._waking.add(mailbox)
-        self._waking.wake(len(self._mailboxes))
-        self._on_step(stats)  # last: no consumer runs before this returns, and its failure costs nobody an event
 
     def _watch(self, watched_s: float) -> None:
         """`watched_s` is when this was last done."""
@@ -298,6 +336,7 @@ class EngineThread:
 
     def _close(self) -> None:
         """Tell everyone still waiting, also those whose request never reached the engine. Idempotent."""
+        self._collect()
         if self.fatal_error is None:
             error = NotReadyError("draining", "The server is shutting down.")
         else:

@@ -273,6 +273,7 @@ class Scheduler:
             num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
             started_s=sequence.started_s,
             emitted_s=now_s,
+            is_first=is_first,
         )
 
     def _count(self, sequence: Sequence, num_new: int) -> None:
