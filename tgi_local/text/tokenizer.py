@@ -1,8 +1,8 @@
 """Text to token ids and back, through one fast tokenizer that any thread may use."""
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,12 +119,12 @@ class TextTokenizer:
             return self._encode(text, False, literal)
         return self._encode_after_anchor(text, literal=literal)
 
-    def encode_spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
-        """The tokens of a text with the bytes they came from."""
+    def encode_spans(self, text: str, *, add_special_tokens: bool) -> Iterator[TokenSpan]:
+        """The tokens of a text with the bytes they came from; there may be very many, so that they come one by one."""
         encoding = self._run(self._backend, text, add_special_tokens)
         return _spans(text, encoding, range(len(encoding)))
 
-    def continuation_spans(self, text: str, *, literal: bool) -> list[TokenSpan]:
+    def continuation_spans(self, text: str, *, literal: bool) -> Iterator[TokenSpan]:
         """The same for the tokens of `encode_continuation`."""
         backend = self._literal_backend if literal else self._backend
         if self._prefixes_text:
@@ -209,7 +209,7 @@ def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     return literal
 
 
-def _spans(text: str, encoding: Encoding, places: range, *, num_before: int = 0) -> list[TokenSpan]:
+def _spans(text: str, encoding: Encoding, places: range, *, num_before: int = 0) -> Iterator[TokenSpan]:
     """The tokens at `places` of an encoding of `text`, which has `num_before` other characters in front of it."""
     # One by one, for `encoding.offsets` holds up every thread until it has made them all. A token that has none was not
     # in the text.
@@ -218,12 +218,12 @@ def _spans(text: str, encoding: Encoding, places: range, *, num_before: int = 0)
     to_byte: Sequence[int] = range(len(text) + 1)
     if not text.isascii():
         to_byte = list(accumulate((len(character.encode()) for character in text), initial=0))
-    return [
+    return (
         TokenSpan(
             id, text[start - num_before : stop - num_before], to_byte[start - num_before], to_byte[stop - num_before]
         )
-        for id, (start, stop) in zip(encoding.ids[places.start :], offsets, strict=True)
-    ]
+        for id, (start, stop) in zip(islice(encoding.ids, places.start, None), offsets, strict=True)
+    )
 
 
 def _place(part: Sequence[int], whole: Sequence[int]) -> int:
