@@ -5,6 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.serving import Server
 
@@ -348,3 +350,30 @@ def test_only_the_first_tool_delta_has_an_id(demo_server: Server) -> None:
     assert first["id"].startswith("call_") and first["function"]["name"] == "get_weather"
     assert len(later) == len(streamed) - 1 > 0 and all("id" not in delta for delta in later)
     assert all(delta["index"] == 0 and "name" not in delta["function"] for delta in later)
+
+
+def test_no_alternatives_is_the_token_alone(tiny_server: Server) -> None:
+    (choice,) = complete(tiny_server, logprobs=0).json()["choices"]
+    logprobs = choice["logprobs"]
+    pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
+    assert logprobs["top_logprobs"] == [{token: value} for token, value in pairs]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"logprobs": True, "top_logprobs": 2},
+        {"n": 2},
+        {"max_tokens": 1},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+def test_answers_are_as_openai_types_them(tiny_server: Server, fields: dict[str, Any]) -> None:
+    """Strictly, where its clients themselves are lax."""
+    answer = chat(tiny_server, **fields).json()
+    ChatCompletion.model_validate(answer, strict=True)
+    assert all("refusal" in choice["message"] for choice in answer["choices"]), "its schema requires it"
+    for chunk in chunks(chat(tiny_server, stream=True, stream_options={"include_usage": True}, **fields)):
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+    Completion.model_validate(complete(tiny_server, logprobs=1).json(), strict=True)

@@ -41,6 +41,16 @@ class Counts:
     num_generated_tokens: int = 0
     num_preempted: int = 0
 
+    def computed(self, sequence: Sequence, num_new: int) -> None:
+        """Count the next `num_new` tokens of `sequence`, which were computed."""
+        start, seen = sequence.num_computed_tokens, sequence.num_seen_tokens
+        end = start + num_new
+        if start < seen:
+            self.num_recomputed_tokens += min(end, seen) - start
+        if end > seen:
+            self.num_prompt_tokens += max(0, min(end, sequence.num_prompt_tokens) - seen)
+            sequence.num_seen_tokens = end
+
 
 class Scheduler:
     """Owns the waiting and running sequences. Called by the engine thread only.
@@ -246,7 +256,7 @@ class Scheduler:
     def _book(self, sequence: Sequence, row: StepRow, outcome: RowResult, now_s: float) -> TokenEvent | None:
         if outcome.error is not None:
             return self._error(sequence, outcome.error)
-        self._count(sequence, len(row.token_ids))
+        self._counts.computed(sequence, len(row.token_ids))
         sequence.num_computed_tokens += len(row.token_ids)
         sequence.prompt_logprobs.extend(outcome.target_logprobs)
         self.blocks.publish(sequence)
@@ -275,16 +285,6 @@ class Scheduler:
             emitted_s=now_s,
             is_first=is_first,
         )
-
-    def _count(self, sequence: Sequence, num_new: int) -> None:
-        """Count the next `num_new` tokens of `sequence`, which were computed."""
-        start, seen = sequence.num_computed_tokens, sequence.num_seen_tokens
-        end = start + num_new
-        if start < seen:
-            self._counts.num_recomputed_tokens += min(end, seen) - start
-        if end > seen:
-            self._counts.num_prompt_tokens += max(0, min(end, sequence.num_prompt_tokens) - seen)
-            sequence.num_seen_tokens = end
 
     def _error(self, sequence: Sequence, reason: str) -> TokenEvent:
         return TokenEvent(

@@ -201,7 +201,7 @@ class CompletionAnswer:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [logprob(token.logprob) for token in tokens],
-            "top_logprobs": [_top_map(token, num_top) for token in tokens] if num_top else None,
+            "top_logprobs": [_top_map(token, num_top) for token in tokens],
             "text_offset": offsets,
         }
 
@@ -272,8 +272,11 @@ def _logprob_entry(token: TextToken) -> dict[str, Any]:
 
 
 def _top_map(token: TextToken, num_top: int) -> dict[str, float | None] | None:
-    """The likeliest tokens, and this one even if it is none of them; of two that read the same, the likelier."""
-    if not token.top:
+    """The likeliest tokens, and this one even if it is none of them; of two that read the same, the likelier.
+
+    None for a prompt's first token, which nothing predicts.
+    """
+    if token.logprob is None and not token.top:
         return None
     top = token.top[:num_top]
     values: dict[str, float | None] = {}
