@@ -567,7 +567,8 @@ def test_when_consumers_are_woken(num_consumers: int, step_s: float, num_woken: 
         )
 
 
-async def test_many_consumers_get_several_tokens_at_once_and_all_in_order() -> None:
+async def test_many_consumers_get_several_tokens_at_once_and_all_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "WAKE_EVERY_S", 3600.0)  # no machine is so slow
     async with running(num_blocks=512, max_batch_size=64) as box:
         requests = [make_request(f"r{i}", (i, 1, 2), 40) for i in range(2 * MANY_CONSUMERS)]
         num_batches = 0
@@ -583,13 +584,13 @@ async def test_many_consumers_get_several_tokens_at_once_and_all_in_order() -> N
 
         async with asyncio.timeout(SOON_S):
             answers = await asyncio.gather(*map(read, requests))
-        assert num_batches < 40 * len(requests) / 2
+        assert num_batches < 4 * len(requests), "the first token at once, the others with the last"
         for request, events in zip(requests, answers, strict=True):
             assert token_ids(events) == expected_output(request.prompt_token_ids, 40)
 
 
-async def test_the_loop_is_not_called_for_what_it_will_look_for_by_itself() -> None:
-    """Nothing that comes while it is about to look is missed, whatever the moment."""
+async def test_the_loop_is_not_called_for_what_it_will_look_for_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "WAKE_EVERY_S", 3600.0)  # no machine is so slow
     async with running(num_blocks=512, max_batch_size=64) as box:
         calls = 0
         call = box.thread._call_loop
@@ -605,4 +606,17 @@ async def test_the_loop_is_not_called_for_what_it_will_look_for_by_itself() -> N
         for request, events in zip(requests, answers, strict=True):
             assert token_ids(events) == expected_output(request.prompt_token_ids, 200)
         await box.idle()
-        assert calls < 150 < len(box.stats), "fewer calls than steps"
+        assert calls <= 4 * len(requests) < 200 <= len(box.stats), (
+            "for the first and the last of each, and little besides"
+        )
+
+
+async def test_nothing_is_missed_while_the_loop_is_about_to_look() -> None:
+    """Whatever the moment: some of many rounds hit it."""
+    async with running(num_blocks=512, max_batch_size=64) as box:
+        for _ in range(5):
+            requests = [make_request(f"r{i}", (i, 1, 2), 100) for i in range(2 * MANY_CONSUMERS)]
+            answers = await asyncio.gather(*(collect(box.thread, request) for request in requests))
+            for request, events in zip(requests, answers, strict=True):
+                assert token_ids(events) == expected_output(request.prompt_token_ids, 100)
+        await box.idle()
