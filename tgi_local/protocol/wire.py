@@ -5,13 +5,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 
 from tgi_local.errors import BodyShapeError, RequestError
 
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
 I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+# An upper bound of tokens; -1 is none, as LM Studio and llama.cpp have it.
+TokenLimit = Annotated[U32 | None, BeforeValidator(lambda given: None if given == -1 else given)]
 
 MAX_FIELD_PATH = 80
 
