@@ -267,9 +267,10 @@ def test_thinking_switches_the_template() -> None:
 
 def test_a_model_without_thoughts_answers_who_asks_for_them(tiny_server: Server) -> None:
     # As Claude Code does in every request.
-    asked = post(tiny_server, thinking={"type": "enabled", "budget_tokens": 31_999}, temperature=0)
-    plain = post(tiny_server, temperature=0)
-    assert asked.status_code == 200 and asked.json()["content"] == plain.json()["content"]
+    plain = post(tiny_server, temperature=0).json()["content"]
+    for thinking in ({"type": "enabled", "budget_tokens": 31_999}, {"type": "adaptive", "display": "updates"}):
+        asked = post(tiny_server, thinking=thinking, temperature=0)
+        assert asked.status_code == 200 and asked.json()["content"] == plain
 
 
 @pytest.mark.parametrize(

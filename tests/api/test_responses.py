@@ -332,8 +332,12 @@ IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "http:
 
 
 def test_tools_that_agents_offer_anyway_are_left_out_beside_functions() -> None:
-    # Codex offers a search of the web in every request.
-    tools = [TOOL, {"type": "web_search", "external_web_access": False}, {"type": "local_shell"}]
+    # As Codex 0.169 does in every request.
+    tools = [
+        TOOL,
+        {"type": "web_search", "external_web_access": False},
+        {"type": "namespace", "name": "agents", "tools": []},
+    ]
     chat = to_chat(parse(ResponsesRequest, {**ASK, "tools": tools}), to_turns("hi"))
     assert [function.name for function in chat.offered_tools] == ["get_weather"]
     for served_by_others in ("file_search", "mcp", "custom"):

@@ -49,11 +49,14 @@ class ToolChoiceParam(WireModel):
 
 
 class Thinking(WireModel):
-    """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together."""
+    """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together.
+
+    Thoughts are shown whole unless `display` is omitted; Claude Code knows more values than the documentation.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: U32 | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: str | None = None
 
 
 class OutputConfig(WireModel):

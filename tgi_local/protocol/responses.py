@@ -23,7 +23,7 @@ OWN_NAMES = {
     "response_format": "text.format",
 }
 # Tools that agents offer beside their own in every request, whoever serves it. They are left out there: an offer asks for nothing.
-_OFFERED_ANYWAY = ("web_search", "web_search_preview", "local_shell", "image_generation", "tool_search")
+_OFFERED_ANYWAY = ("web_search", "web_search_preview", "local_shell", "image_generation", "tool_search", "namespace")
 # What changes the answer or where it goes, and is not served.
 _REFUSED = ("background", "conversation", "context_management", "prompt", "top_logprobs")
 _TEXT_PARTS = ("input_text", "output_text", "text")

@@ -69,7 +69,7 @@ def parse(model: type[M], body: Any) -> M:
 
 def shape_error(error: ValidationError) -> BodyShapeError:
     problem = error.errors(include_url=False, include_context=False)[0]
-    path = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
+    path = param = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
     if problem["type"] == "missing":
         *parents, name = path.rsplit(".", 1)
         detail = f"missing field `{name}`"
@@ -81,7 +81,7 @@ def shape_error(error: ValidationError) -> BodyShapeError:
     else:
         detail = problem["msg"][0].lower() + problem["msg"][1:]
     prefix = f"{path}: " if path else ""
-    return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=path or None)
+    return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=param or None)
 
 
 @contextmanager
