@@ -107,7 +107,7 @@ class Soak:
 
     async def err(self, rng: random.Random) -> None:
         """A client that asks for what there is not."""
-        wrong = rng.choice([{"max_tokens": -1}, {"prompt": [999]}, {"prompt": list(range(3, 390)) * 6}, {"top_p": 7}])
+        wrong = rng.choice([{"max_tokens": -2}, {"prompt": [999]}, {"prompt": list(range(3, 390)) * 6}, {"top_p": 7}])
         response = await self.client.post("/v1/completions", json=body([5, 6], 4) | wrong)
         assert response.status_code in (400, 429), response.text  # slots are looked at first, as TGI does
         self.ledger.invalid += response.status_code == 400

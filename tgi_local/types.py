@@ -124,6 +124,7 @@ class RequestParameters:
     max_top_n_tokens: int | None = None  # the dialect's own bound, in place of the server's
     prompt_logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     grammar: GrammarSource | None = None
     adapter_id: str | None = None

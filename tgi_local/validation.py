@@ -87,6 +87,8 @@ def _check_tokens(p: RequestParameters, limits: Limits) -> None:
             f"`top_n_tokens` must be >= 0 and <= {max_top_n_tokens}. Given: {p.top_n_tokens}",
             param="top_n_tokens",
         )
+    if any(token_id >= limits.vocab_size for token_id in p.stop_token_ids):
+        raise ValidationError(f"`stop_token_ids` must be below {limits.vocab_size}", param="stop_token_ids")
     if len(p.logit_bias) > MAX_LOGIT_BIAS:
         raise ValidationError(f"`logit_bias` supports up to {MAX_LOGIT_BIAS} tokens", param="logit_bias")
     for token_id, bias in p.logit_bias:
@@ -144,10 +146,10 @@ def build_request(
         request_id=secrets.token_hex(12),
         prompt_text=prompt_text,
         prompt_token_ids=tuple(prompt_ids),
-        sampling=_sampling_params(p, limits, eos_token_ids),
+        sampling=_sampling_params(p, limits, eos_token_ids | frozenset(p.stop_token_ids)),
         stopping=StopParams(
             max_new_tokens=room if p.max_new_tokens is None else min(p.max_new_tokens, room),
-            stop_token_ids=frozenset() if p.ignore_eos else eos_token_ids,
+            stop_token_ids=frozenset(p.stop_token_ids) | (frozenset() if p.ignore_eos else eos_token_ids),
             stop_strings=p.stop,
         ),
         text=p.text,

@@ -44,7 +44,7 @@ NUMBERS = {
     "minus infinity": b"-Infinity",
     "huge exponent": b"1e999",
     "5000 digits": b"9" * 5000,
-    "minus": b"-1",
+    "minus": b"-7",
     "beyond 64 bits": b"18446744073709551616",
     "true": b"true",
     "text": b'"1"',

@@ -16,7 +16,7 @@ from tests.in_process import InProcess, serving
 from tests.serving import Server
 from tgi_local.api.response_store import ResponseStore
 from tgi_local.engine.step import StepPlan
-from tgi_local.errors import NotFoundError
+from tgi_local.errors import NotFoundError, UnsupportedError
 from tgi_local.protocol.openai import to_messages
 from tgi_local.protocol.responses import InputItem, ResponsesRequest, template_kwargs, to_chat, to_turns
 from tgi_local.protocol.responses_answers import ResponseAnswer
@@ -329,6 +329,20 @@ def test_effort_goes_to_templates_that_read_it() -> None:
 
 
 IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}
+
+
+def test_tools_that_agents_offer_anyway_are_left_out_beside_functions() -> None:
+    # As Codex 0.169 does in every request.
+    tools = [
+        TOOL,
+        {"type": "web_search", "external_web_access": False},
+        {"type": "namespace", "name": "agents", "tools": []},
+    ]
+    chat = to_chat(parse(ResponsesRequest, {**ASK, "tools": tools}), to_turns("hi"))
+    assert [function.name for function in chat.offered_tools] == ["get_weather"]
+    for served_by_others in ("file_search", "mcp", "custom"):
+        with pytest.raises(UnsupportedError, match="only tools of type function"):
+            to_chat(parse(ResponsesRequest, {**ASK, "tools": [TOOL, {"type": served_by_others}]}), to_turns("hi"))
 
 
 @pytest.mark.parametrize(

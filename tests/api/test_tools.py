@@ -206,7 +206,7 @@ async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) 
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools", "type custom"),
         ({"tools": [{"type": "web_search"}]}, "tools", "not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "missing field `function`"),
-        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function", "missing field `name`"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing field `name`"),
         ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "custom"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "some"}}}, "tool_choice", "mode"),
         ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "x"}]}}, "tool_choice", "x not"),

@@ -27,7 +27,7 @@ async def messages(request: Request) -> Response:
     body = await read(request, MessagesRequest)
     service = context(request).service
     model = service.model
-    switches = template_kwargs(body, model.template.thinking_tags is not None, model.template.reads)
+    switches = template_kwargs(body, model.template.reads)
     with service.translating():
         chat = await apart(request, lambda: to_chat(body))
         conversation = await apart(request, lambda: to_conversation(chat, switches))
@@ -44,9 +44,8 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     body = await read(request, CountTokensRequest)
     service = context(request).service
-    template = service.model.template
     chat = await apart(request, lambda: to_chat(body))
-    switches = template_kwargs(body, template.thinking_tags is not None, template.reads)
+    switches = template_kwargs(body, service.model.template.reads)
     conversation = await apart(request, lambda: to_conversation(chat, switches))
     prompt = await until_disconnect(request, service.render_chat(conversation))
     return Response(orjson.dumps({"input_tokens": len(prompt.token_ids)}), media_type="application/json")

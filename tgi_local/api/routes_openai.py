@@ -18,6 +18,7 @@ from tgi_local.api.sse import DONE, EventStream, frame, until_disconnect
 from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
 from tgi_local.open_generation import OpenGeneration
 from tgi_local.protocol.openai import (
+    NEUTRAL_MODEL_NAMES,
     ChatRequest,
     CompletionRequest,
     chat_parameters,
@@ -64,7 +65,7 @@ async def list_models(request: Request) -> Response:
 @router.get("/v1/models/{model_id:path}")
 async def retrieve_model(request: Request, model_id: str) -> Response:
     model = context(request).service.model
-    if model_id != model.info.model_id:
+    if model_id not in (model.info.model_id, *NEUTRAL_MODEL_NAMES):
         raise NotFoundError("No such model; /v1/models lists the one that is served", code="model_not_found")
     return Response(orjson.dumps(model_entry(model.info, model.limits.max_total_tokens)), media_type="application/json")
 

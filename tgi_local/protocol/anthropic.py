@@ -49,11 +49,14 @@ class ToolChoiceParam(WireModel):
 
 
 class Thinking(WireModel):
-    """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together."""
+    """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together.
+
+    Thoughts are shown whole unless `display` is omitted; Claude Code knows more values than the documentation.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: U32 | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: str | None = None
 
 
 class OutputConfig(WireModel):
@@ -121,13 +124,11 @@ def to_chat(body: CountTokensRequest) -> ChatRequest:
     return parse(ChatRequest, chat)
 
 
-def template_kwargs(body: CountTokensRequest, can_think: bool, reads: Callable[[str], bool]) -> dict[str, Any]:
+def template_kwargs(body: CountTokensRequest, reads: Callable[[str], bool]) -> dict[str, Any]:
     """What the template reads of thinking and effort. As for Anthropic's models, nobody thinks unasked.
 
-    Raises UnsupportedError when thought is asked of a model that has none; `adaptive` leaves that to the model.
+    A model that can not think answers at once: Claude Code asks for thought in every request.
     """
-    if body.thinking is not None and body.thinking.type == "enabled" and not can_think:
-        raise UnsupportedError("`thinking` is not supported by this model", param="thinking")
     kwargs: dict[str, Any] = dict.fromkeys(THINKING_SWITCHES, body.wants_thinking)
     if body.output_config is not None and body.output_config.effort is not None:
         kwargs["reasoning_effort"] = body.output_config.effort

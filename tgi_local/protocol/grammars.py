@@ -21,6 +21,7 @@ class GuidedFields(WireModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structured_outputs: dict[str, Any] | None = None
+    grammar: dict[str, Any] | None = None  # TGI's native one
 
 
 def parse_response_format(body: GuidedFields) -> JsonGrammar | RegexGrammar | None:
@@ -36,6 +37,8 @@ def parse_response_format(body: GuidedFields) -> JsonGrammar | RegexGrammar | No
             found.append(_guided(kind, value, "structured_outputs"))
     if body.response_format is not None and body.response_format.get("type") != "text":
         found.append(parse_grammar(body.response_format, "response_format"))
+    if body.grammar is not None:
+        found.append(parse_grammar(body.grammar, "grammar"))
     if len(found) > 1:
         raise ValidationError("only one grammar can be followed at a time", param=found[-1].field)
     return found[0] if found else None

@@ -1,7 +1,7 @@
 """OpenAI's request schemas, with what TGI's clients send on the same routes, and their translation."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -9,10 +9,11 @@ from tgi_local.constraints import GrammarSource, ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.errors import SuffixError, ToolError, UnsupportedError, ValidationError
 from tgi_local.model_info import GenerationDefaults
-from tgi_local.protocol.grammars import GuidedFields, parse_grammar, parse_response_format
+from tgi_local.protocol.extensions import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, ExtensionFields, Refused
+from tgi_local.protocol.grammars import GuidedFields, parse_response_format
 from tgi_local.protocol.messages import Message, to_message
 from tgi_local.protocol.tools import ToolFields, to_tools
-from tgi_local.protocol.wire import I32, U32, WireModel
+from tgi_local.protocol.wire import I32, U32, TokenLimit, WireModel
 from tgi_local.types import RequestParameters, TextOptions
 
 MAX_CHOICES = 8
@@ -28,11 +29,11 @@ class StreamOptions(WireModel):
     include_usage: bool | None = False
 
 
-class CommonFields(GuidedFields):
+class CommonFields(GuidedFields, ExtensionFields):
     """Fields of chat and completions alike."""
 
     model: str | None = None
-    max_tokens: U32 | None = None
+    max_tokens: TokenLimit = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: I32 | None = None
@@ -77,8 +78,10 @@ class CommonFields(GuidedFields):
 class ChatRequest(CommonFields, ToolFields):
     """Body of /v1/chat/completions."""
 
+    refused: ClassVar[Refused] = REFUSED_IN_CHAT
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: U32 | None = None
+    max_completion_tokens: TokenLimit = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
@@ -99,6 +102,8 @@ class ChatRequest(CommonFields, ToolFields):
 class CompletionRequest(CommonFields):
     """Body of /v1/completions."""
 
+    refused: ClassVar[Refused] = REFUSED_IN_COMPLETIONS
+
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -110,7 +115,6 @@ class CompletionRequest(CommonFields):
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     return_full_text: bool | None = None  # TGI's name of `echo`
-    grammar: dict[str, Any] | None = None
 
     @property
     def with_prompt(self) -> bool:
@@ -166,7 +170,7 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
         max_tokens,
         top_n_tokens=(body.top_logprobs or 0) if wants_logprobs else 0,
         text=TextOptions(
-            keep_stop_string=False,
+            keep_stop_string=bool(body.include_stop_str_in_output),
             parse_chat=True,
             parse_tool_calls=isinstance(grammar, ToolGrammar),
             tools=grammar.tools if isinstance(grammar, ToolGrammar) else (),
@@ -202,8 +206,8 @@ def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults)
         1 if body.scores_only else body.max_tokens,
         top_n_tokens=body.logprobs or 0,
         prompt_logprobs=body.with_prompt and body.logprobs is not None,
-        text=TextOptions(keep_stop_string=False, scores_only=body.scores_only),
-        grammar=_text_grammar(body),
+        text=TextOptions(keep_stop_string=bool(body.include_stop_str_in_output), scores_only=body.scores_only),
+        grammar=parse_response_format(body),
     )
 
 
@@ -268,7 +272,7 @@ def _parameters(
         top_k=None if is_greedy or top_k in (0, -1) else top_k,
         typical_p=None if is_greedy or body.typical_p == 1.0 else body.typical_p,
         min_p=0.0 if is_greedy else body.min_p or 0.0,
-        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        repetition_penalty=_first(body.repetition_penalty, body.repeat_penalty, defaults.repetition_penalty, 1.0),
         additive_frequency_penalty=body.frequency_penalty or 0.0,
         additive_presence_penalty=body.presence_penalty or 0.0,
         max_new_tokens=max_tokens,
@@ -280,7 +284,8 @@ def _parameters(
         prompt_logprobs=prompt_logprobs,
         logit_bias=_logit_bias(body.logit_bias),
         ignore_eos=bool(body.ignore_eos),
-        truncate=body.truncate,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        truncate=body.truncate if body.truncate is not None else body.truncate_prompt_tokens,
         watermark=bool(body.watermark),
         adapter_id=body.adapter_id,
         grammar=grammar,
@@ -306,15 +311,6 @@ def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int,
     if not all(key.isdecimal() and len(key) < 10 for key in bias):
         raise ValidationError("`logit_bias` keys must be token ids", param="logit_bias")
     return tuple((int(key), value) for key, value in bias.items())
-
-
-def _text_grammar(body: CompletionRequest) -> GrammarSource | None:
-    found = parse_response_format(body)
-    if body.grammar is None:
-        return found
-    if found is not None:
-        raise ValidationError("only one grammar can be followed at a time", param="grammar")
-    return parse_grammar(body.grammar, "grammar")
 
 
 def _grammar(body: ChatRequest) -> GrammarSource | None:

@@ -22,6 +22,8 @@ OWN_NAMES = {
     "grammar": "text.format",
     "response_format": "text.format",
 }
+# Tools that agents offer beside their own in every request, whoever serves it. They are left out there: an offer asks for nothing.
+_OFFERED_ANYWAY = ("web_search", "web_search_preview", "local_shell", "image_generation", "tool_search", "namespace")
 # What changes the answer or where it goes, and is not served.
 _REFUSED = ("background", "conversation", "context_management", "prompt", "top_logprobs")
 _TEXT_PARTS = ("input_text", "output_text", "text")
@@ -122,7 +124,7 @@ def to_chat(body: PromptFields, turns: Sequence[Turn]) -> ChatRequest:
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     chat: dict[str, Any] = {"messages": [*instructions, *turns], "parallel_tool_calls": body.parallel_tool_calls}
     if body.tools:
-        chat["tools"] = [_tool(tool) for tool in body.tools]
+        chat["tools"] = _tools(body.tools)
     if body.tool_choice is not None:
         chat["tool_choice"] = _tool_choice(body.tool_choice)
     format = body.text.format if body.text is not None else None
@@ -193,6 +195,11 @@ def _check_supported(body: PromptFields) -> None:
             raise UnsupportedError("`truncation` other than disabled is not supported", param="truncation")
         if "message.output_text.logprobs" in (body.include or ()):
             raise UnsupportedError("`include` of log-probabilities is not supported", param="include")
+
+
+def _tools(tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
+    has_functions = any(tool.type == "function" for tool in tools)
+    return [_tool(tool) for tool in tools if not (has_functions and tool.type in _OFFERED_ANYWAY)]
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:

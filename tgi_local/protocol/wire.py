@@ -5,13 +5,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 
 from tgi_local.errors import BodyShapeError, RequestError
 
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
 I32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+# An upper bound of tokens; -1 is none, as LM Studio and llama.cpp have it.
+TokenLimit = Annotated[U32 | None, BeforeValidator(lambda given: None if given == -1 else given)]
 
 MAX_FIELD_PATH = 80
 
@@ -66,7 +69,7 @@ def parse(model: type[M], body: Any) -> M:
 
 def shape_error(error: ValidationError) -> BodyShapeError:
     problem = error.errors(include_url=False, include_context=False)[0]
-    path = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
+    path = param = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
     if problem["type"] == "missing":
         *parents, name = path.rsplit(".", 1)
         detail = f"missing field `{name}`"
@@ -78,7 +81,7 @@ def shape_error(error: ValidationError) -> BodyShapeError:
     else:
         detail = problem["msg"][0].lower() + problem["msg"][1:]
     prefix = f"{path}: " if path else ""
-    return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=path or None)
+    return BodyShapeError(f"{prefix}{detail} at line 1 column 1", param=param or None)
 
 
 @contextmanager
