@@ -296,3 +296,38 @@ def test_values_without_quotes_are_strings_where_the_schema_says_so() -> None:
         assert found == {"city": '12 "q"\n\\n', "days": 3, "unit": "c", "note": None, "place": [1, 2]}
     for found in arguments(city="</parameter> <", note="12"):
         assert found == {"city": "</parameter> <", "note": "12"}
+
+
+@each_family
+def test_a_later_system_message_is_said_where_it_stands(name: str) -> None:
+    """Agents add some as they go; where a template takes none there, the user says it."""
+    template = ChatTemplate(tokenizer(name, "special"))
+    messages = [
+        {"role": "user", "content": "first-words"},
+        {"role": "system", "content": "later-rules"},
+        {"role": "developer", "content": "more-rules"},
+        {"role": "user", "content": "second-words"},
+        {"role": "assistant", "content": "an-answer"},
+        {"role": "system", "content": "last-rules"},
+    ]
+    text = template.render(messages).text
+    said = ("first-words", "later-rules", "more-rules", "second-words", "an-answer", "last-rules")
+    places = [text.index(words) for words in said]
+    assert places == sorted(places)
+    if name == "no-system":  # whose template also wants user and assistant in turn
+        assert text.count("<|im_start|>user") == 2 and "system" not in text
+
+
+def test_system_messages_at_the_beginning_are_one_where_a_template_takes_one() -> None:
+    words = FAMILIES["no-tools"].tokenizer(special=True)
+    words._transformers_tokenizer.chat_template = (
+        "{%- for m in messages %}{%- if m.role == 'system' and not loop.first %}{{ raise_exception('only first') }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    )
+    messages = [
+        {"role": "system", "content": "a"},
+        {"role": "developer", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    text = ChatTemplate(words).render(messages).text
+    assert text.startswith("<|im_start|>system\na\n\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tgi_local import __version__
-from tgi_local.api.operations import OPERATIONS, SERVER, Operation
+from tgi_local.api.operations import CLOUD, OPERATIONS, SERVER, Operation
 from tgi_local.protocol import schema_openai as v1
 from tgi_local.protocol import schema_tgi as native
 
@@ -103,7 +103,7 @@ def _statuses(operation: Operation) -> list[int]:
 def _content(operation: Operation, status: int) -> Schema:
     """The bodies a status can have, by media type."""
     content: Schema = {}
-    if status == 404 and operation.group == SERVER:
+    if status == 404 and operation.group in (CLOUD, SERVER, CLOUD):
         return {}
     if status == 200:
         if isinstance(operation.answer, str):

@@ -247,14 +247,23 @@ _CLOUD: Final = (
     Operation(
         "get", "/v2/health/ready", "kserve_ready", "KServe: it is ready", cloud.Liveness, statuses=(503,), group=CLOUD
     ),
-    Operation("get", _MODEL, "kserve_model", "KServe: the model, under any name", cloud.ModelMetadata, group=CLOUD),
+    # No name has a line break in it: 404.
+    Operation(
+        "get",
+        _MODEL,
+        "kserve_model",
+        "KServe: the model, under any name",
+        cloud.ModelMetadata,
+        statuses=(404,),
+        group=CLOUD,
+    ),
     Operation(
         "get",
         f"{_MODEL}/ready",
         "kserve_model_ready",
         "KServe: the model is ready",
         cloud.Liveness,
-        statuses=(503,),
+        statuses=(404, 503),
         group=CLOUD,
     ),
     Operation(
@@ -264,7 +273,7 @@ _CLOUD: Final = (
         "KServe: one text per input",
         cloud.InferResponse,
         cloud.InferRequest,
-        statuses=(422, 429, 500, 503),
+        statuses=(404, 422, 429, 500, 503),
         example=_INFER,
         group=CLOUD,
     ),

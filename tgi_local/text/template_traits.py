@@ -17,7 +17,7 @@ class TemplateTraits:
     """`writes_tools`: of the `tools` it gets; `writes_system_tools`: of a system message's key `tools`.
 
     `writes_calls`: an assistant's `tool_calls`, and results in messages with the role `tool`; `takes_many_calls` in one
-    message. `wants_arguments_text`: it joins the arguments to its text as they come, where others write an object.
+    message. `takes_later_system`: after another system message, and after a user's. `wants_arguments_text`: it joins the arguments to its text as they come, where others write an object.
     """
 
     writes_tools: bool = False
@@ -26,6 +26,7 @@ class TemplateTraits:
     takes_many_calls: bool = True
     wants_arguments_text: bool = False
     takes_system: bool = True
+    takes_later_system: bool = True
     wants_short_ids: bool = False
 
 
@@ -54,6 +55,7 @@ def probe(render: Render, source: str) -> TemplateTraits:
 
     writes_tools = "probe_function" in written([_USER], tools=True)
     system = {"role": "system", "content": "probe-system"}
+    later = {"role": "system", "content": "probe-later"}
     with_tools = {**system, "tools": "probe_function"}
     as_object, as_text = written(_called(_OBJECT)), written(_called(_TEXT))
     wants_text = not _shows_call(as_object) and _shows_call(as_text)
@@ -65,6 +67,7 @@ def probe(render: Render, source: str) -> TemplateTraits:
         takes_many_calls="probe_function" in many,
         wants_arguments_text=wants_text,
         takes_system="probe-system" in written([system, _USER]),
+        takes_later_system=all("probe-later" in written(m) for m in ([system, later, _USER], [_USER, later])),
         # As Mistral's: ids of exactly nine letters and digits.
         wants_short_ids=re.search(r"id\s*\|\s*length\s*!=\s*9", source) is not None,
     )

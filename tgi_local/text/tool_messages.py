@@ -28,6 +28,8 @@ def fit_messages(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, traits: TemplateTraits
 ) -> tuple[list[Message], Sequence[Mapping[str, Any]] | None]:
     """The same conversation and tools in the form that a template with these traits writes."""
+    if not traits.takes_later_system:
+        messages = _with_system_first(messages)
     fitted = list(_with_ids(messages))
     if not traits.writes_calls:
         fitted = list(_in_plain_words(fitted))
@@ -43,6 +45,29 @@ def fit_messages(
         return _with_system(fitted, {"tools": json.dumps([tool["function"] for tool in tools])}), None
     listed = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     return _with_prompt(fitted, PLAIN_PROMPT.format(tools=listed), traits.takes_system), None
+
+
+def _with_system_first(messages: Sequence[Message]) -> list[Message]:
+    """Those at the beginning as one; a later one as what the user says there, for that keeps the prompt's beginning."""
+    fitted: list[Message] = []
+    is_open = False  # the last one is a system message's text, which the user's next words join
+    for message in messages:
+        last_role = fitted[-1].get("role") if fitted else None
+        is_system = message.get("role") == "system"
+        if (
+            (is_system and last_role == "system")
+            or (is_system and last_role == "user")
+            or (is_open and message.get("role") == "user")
+        ):
+            fitted[-1] = _joined(fitted[-1], message)
+        else:
+            fitted.append({**message, "role": "user"} if is_system and fitted else message)
+        is_open = is_system and fitted[-1].get("role") == "user"
+    return fitted
+
+
+def _joined(first: Message, second: Message) -> Message:
+    return {**first, "content": f"{first['content']}\n\n{second['content']}"}
 
 
 def _with_ids(messages: Sequence[Message]) -> Iterator[Message]:
