@@ -377,3 +377,16 @@ def test_answers_are_as_openai_types_them(tiny_server: Server, fields: dict[str,
     for chunk in chunks(chat(tiny_server, stream=True, stream_options={"include_usage": True}, **fields)):
         ChatCompletionChunk.model_validate(chunk, strict=True)
     Completion.model_validate(complete(tiny_server, logprobs=1).json(), strict=True)
+
+
+def test_thoughts_sent_back_are_left_out(tiny_server: Server) -> None:
+    def templated(content: Any) -> str:
+        messages = [*HI, {"role": "assistant", "content": content}, *HI]
+        response = tiny_server.client.post(f"{tiny_server.url}/chat_tokenize", json={"messages": messages})
+        return str(response.json()["templated_text"])
+
+    said = {"type": "text", "text": "an answer"}
+    for thought in ({"type": "thinking", "thinking": "hm"}, {"type": "reasoning", "text": "hm"}):
+        assert templated([thought, said]) == templated("an answer")
+    unknown = chat(tiny_server, messages=[{"role": "user", "content": [{"type": "smell", "text": "hm"}]}])
+    assert unknown.status_code == 400 and "content parts of type unknown" in unknown.json()["error"]["message"]

@@ -186,7 +186,7 @@ def _text(content: str | Sequence[TextBlock], param: str) -> str:
         return content
     for block in content:
         if block.type != "text" or block.text is None:
-            kind = block.type if block.type in _KNOWN_BLOCKS else "this"
+            kind = block.type if block.type in _KNOWN_BLOCKS else "unknown"
             raise UnsupportedError(f"content blocks of type {kind} are not supported by a text model", param=param)
     return "".join(block.text or "" for block in content)
 

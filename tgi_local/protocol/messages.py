@@ -8,6 +8,7 @@ from tgi_local.errors import UnsupportedError
 from tgi_local.protocol.wire import WireModel
 
 MAX_PARTS = 1024
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 _KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")
 
 
@@ -18,6 +19,8 @@ class TextPart(WireModel):
 
     @property
     def said(self) -> str | None:
+        if self.type in _THOUGHTS:
+            return ""  # no template writes what was thought in earlier turns
         return {"text": self.text, "refusal": self.refusal}.get(self.type)
 
 
@@ -79,6 +82,6 @@ def _text(content: str | list[TextPart] | None) -> str:
         return content or ""
     for part in content:
         if part.said is None:
-            kind = part.type if part.type in _KNOWN_PARTS else "this"
+            kind = part.type if part.type in _KNOWN_PARTS else "unknown"
             raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="messages")
     return "".join(part.said or "" for part in content)

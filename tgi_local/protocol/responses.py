@@ -152,7 +152,7 @@ def to_turns(given: str | Iterable[InputItem], earlier: Sequence[Turn] = ()) -> 
         elif item.type in (None, "message"):
             turns.append({"role": item.role, "content": _text(item.content)})
         elif item.type != "reasoning":  # earlier thoughts are left out, as chat templates do
-            kind = item.type if item.type in _KNOWN_ITEMS else "this"
+            kind = item.type if item.type in _KNOWN_ITEMS else "unknown"
             raise UnsupportedError(f"input items of type {kind} are not supported", param="input")
     return turns
 
@@ -180,7 +180,7 @@ def _text(content: str | Sequence[Part] | None) -> str:
     for part in content:
         text = part.refusal if part.type == "refusal" else part.text if part.type in _TEXT_PARTS else None
         if text is None:
-            kind = part.type if part.type in _KNOWN_PARTS else "this"
+            kind = part.type if part.type in _KNOWN_PARTS else "unknown"
             raise UnsupportedError(f"content parts of type {kind} are not supported by a text model", param="input")
         texts.append(text)
     return "".join(texts)

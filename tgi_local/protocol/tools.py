@@ -100,7 +100,7 @@ def _function(tool: Tool) -> FunctionDefinition:
         return tool.function
     if tool.type == "function":
         raise BodyShapeError("tools: missing field `function` at line 1 column 1", param="tools")
-    kind = "custom" if tool.type == "custom" else "this"
+    kind = "custom" if tool.type == "custom" else "unknown"
     raise UnsupportedError(f"tools of type {kind} are not supported; use type function", param="tools")
 
 
