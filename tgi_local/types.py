@@ -233,6 +233,11 @@ class TokenEvent(NamedTuple):
     def is_terminal(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it is told at once: the first token, and the end."""
+        return self.is_first or self.is_terminal
+
 
 class TextToken(NamedTuple):
     """A token as clients see it. `text` is "" while it does not complete a UTF-8 character."""

@@ -569,6 +569,7 @@ def test_when_consumers_are_woken(num_consumers: int, step_s: float, num_woken: 
 
 async def test_many_consumers_get_several_tokens_at_once_and_all_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_thread, "WAKE_EVERY_S", 3600.0)  # no machine is so slow
+    monkeypatch.setattr(engine_thread, "MANY_CONSUMERS", 1)  # some come before the others, and go after them
     async with running(num_blocks=512, max_batch_size=64) as box:
         requests = [make_request(f"r{i}", (i, 1, 2), 40) for i in range(2 * MANY_CONSUMERS)]
         num_batches = 0
@@ -591,6 +592,7 @@ async def test_many_consumers_get_several_tokens_at_once_and_all_in_order(monkey
 
 async def test_the_loop_is_not_called_for_what_it_will_look_for_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_thread, "WAKE_EVERY_S", 3600.0)  # no machine is so slow
+    monkeypatch.setattr(engine_thread, "MANY_CONSUMERS", 1)  # some come before the others, and go after them
     async with running(num_blocks=512, max_batch_size=64) as box:
         calls = 0
         call = box.thread._call_loop

@@ -103,7 +103,7 @@ def _statuses(operation: Operation) -> list[int]:
 def _content(operation: Operation, status: int) -> Schema:
     """The bodies a status can have, by media type."""
     content: Schema = {}
-    if status == 404 and operation.group in (CLOUD, SERVER, CLOUD):
+    if status == 404 and operation.group in (CLOUD, SERVER):
         return {}
     if status == 200:
         if isinstance(operation.answer, str):

@@ -19,7 +19,8 @@ GENERATION: Final = (422, 424, 429, 500, 503)
 class Operation:
     """One method of one path. `answer` is a schema, a media type, or None for an empty body.
 
-    `event` is what a stream consists of, a str when its events are of many kinds; a route with an `event` and no `answer` always streams.
+    `event` is what a stream consists of, a str when its events are of many kinds; a route with an `event` and no
+    `answer` always streams.
     """
 
     method: Literal["get", "post", "delete"]

@@ -22,9 +22,10 @@ Identity = Literal["none", "header", "cookie"]
 _MAX_HEADERS: Final = 100
 _MAX_HEADER_BYTES: Final = 65_536
 _PAGE_API_PREFIX: Final = "/gradio_api/"
-# The chat is text only, so nothing is ever uploaded; the proxy fetches other addresses.
+# How much of a body that is too large is still taken, and for how long.
 _MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 _DISCARD_S: Final = 2.0
+# The chat is text only, so nothing is ever uploaded; the proxy fetches other addresses.
 _REFUSED_PREFIXES: Final = ("/gradio_api/upload", "/gradio_api/proxy")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")

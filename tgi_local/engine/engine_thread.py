@@ -49,13 +49,12 @@ class _Stop:
 class _Mailbox:
     """Events of a group of requests on their way to their consumer. Event-loop thread only."""
 
-    __slots__ = ("_waiter", "events", "is_new", "max_pending", "unfinished")
+    __slots__ = ("_waiter", "events", "max_pending", "unfinished")
 
     def __init__(self, request_ids: Iterable[str]) -> None:
         self.unfinished = set(request_ids)
         self.max_pending = MAX_PENDING_EVENTS * len(self.unfinished)
         self.events: list[TokenEvent] = []
-        self.is_new = True  # its consumer has had nothing yet
         self._waiter: asyncio.Future[None] | None = None  # an asyncio.Event does the same, in twice the time
 
     def drop(self, request_id: str) -> None:
@@ -73,7 +72,6 @@ class _Mailbox:
         return events
 
     def wake(self) -> None:
-        self.is_new = False
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -266,7 +264,7 @@ class EngineThread:
     def _deliver(self, events: list[TokenEvent], stats: StepStats) -> None:
         """At most one call into the event loop for a whole step, and none when it will look for events anyway."""
         self._outbox.append((events, stats))  # before the look: what is missed by the one is seen by the other
-        is_urgent = any(event.is_first or event.is_terminal for event in events)
+        is_urgent = any(event.is_urgent for event in events)
         if not self._is_called and (is_urgent or not self._waking.is_set):
             self._is_called = True
             self._call_loop(self._receive)
@@ -308,7 +306,7 @@ class EngineThread:
             if event.is_terminal:
                 del self._mailboxes[event.request_id]  # nothing may follow
             mailbox.events.append(event)
-            if event.is_terminal or mailbox.is_new:
+            if event.is_urgent:
                 mailbox.wake()
             else:
                 self._waking.add(mailbox)

@@ -1,4 +1,4 @@
-"""Fields of vLLM's and llama.cpp's servers that their users send on /v1: honoured where the meaning is clear, else refused."""
+"""Fields of OpenAI's and other servers that their users send on /v1: honoured where the meaning is clear, else refused."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -33,6 +33,8 @@ REFUSED: Refused = {
 REFUSED_IN_CHAT: Refused = {
     **REFUSED,
     "chat_template": (),
+    "modalities": (["text"], []),
+    "web_search_options": (),
     "documents": ([],),
     "echo": (False,),
     "best_of": (1,),

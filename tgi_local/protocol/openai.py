@@ -86,8 +86,6 @@ class ChatRequest(CommonFields, ToolFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
-    modalities: list[str] | None = None
-    web_search_options: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -153,12 +151,6 @@ class CompletionRequest(CommonFields):
 
 def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestParameters:
     """Raises RequestError for what this server does not honour."""
-    if not {"text"}.issuperset(body.modalities or ()):
-        raise UnsupportedError("`modalities` other than text are not supported", param="modalities")
-    if body.web_search_options is not None:
-        raise UnsupportedError(
-            "`web_search_options` is not supported: nothing is ever fetched", param="web_search_options"
-        )
     grammar = _grammar(body)
     wants_logprobs = bool(body.logprobs)
     if body.top_logprobs and not wants_logprobs:

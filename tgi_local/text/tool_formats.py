@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +81,16 @@ GLM = ToolFormat(
     tokens=("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     parameters=ParameterTags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
 )
-MISTRAL = ToolFormat(
+_LIST = ToolFormat(call_begin='{"name": "', name_end='", "arguments": ', call_end="}", separator=", ", end="]")
+MISTRAL = replace(
+    _LIST,
     begin="[TOOL_CALLS] [",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
     marker="[TOOL_CALLS]",
     tokens=("[TOOL_CALLS]",),
 )
-MISTRAL_TEKKEN = ToolFormat(
+MISTRAL_TEKKEN = replace(
+    _LIST,
     begin="[TOOL_CALLS][",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
     marker="[TOOL_CALLS]",
     tokens=("[TOOL_CALLS]",),
 )
@@ -107,22 +100,15 @@ MISTRAL_NAMED = ToolFormat(
     marker="[TOOL_CALLS]",
     tokens=("[TOOL_CALLS]", "[ARGS]"),
 )
-GRANITE = ToolFormat(
+GRANITE = replace(
+    _LIST,
     begin="<|tool_call|>[",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
     marker="<|tool_call|>",
     tokens=("<|tool_call|>",),
 )
-PHI = ToolFormat(
+PHI = replace(
+    _LIST,
     begin="<|tool_call|>[",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
     end="]<|/tool_call|>",
     marker="<|tool_call|>",
     tokens=("<|tool_call|>", "<|/tool_call|>"),
