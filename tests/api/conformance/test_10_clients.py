@@ -129,7 +129,8 @@ def test_any_name_is_the_model(tiny_server: Server, name: str | None) -> None:
 def test_fields_that_nobody_knows_are_accepted(tiny_server: Server) -> None:
     leaked = {"max_retries": 2, "continuous_usage_stats": True, "ignore_eos": True, "max_completion_tokens": 3}
     parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
-    answer = post(tiny_server, CHATS, {"messages": parts, **leaked, "stop_sequences": ["x"]})
+    stop = ["no text of three tokens holds this"]
+    answer = post(tiny_server, CHATS, {"messages": parts, **leaked, "stop_sequences": stop})
     assert answer.json["usage"]["completion_tokens"] == 3
     # TGI's client sends every field, as null where it has no value.
     names = "frequency_penalty logit_bias logprobs max_tokens n presence_penalty response_format seed stop "
