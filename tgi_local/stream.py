@@ -39,6 +39,7 @@ class TextStream:
     ) -> None:
         self._request = request
         self._tokenizer = tokenizer
+        self._special_ids = tokenizer.special_ids
         self._submitted_s = submitted_s
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
@@ -70,7 +71,7 @@ class TextStream:
             raise event.error
         assert event.token is not None
         self._num_cached_tokens += event.num_cached_tokens
-        prompt_tokens = tuple(self._prompt_token(t) for t in event.prompt_logprobs or ())
+        prompt_tokens = tuple(map(self._prompt_token, event.prompt_logprobs)) if event.prompt_logprobs else ()
         if self._request.text.scores_only:
             return TextEvent(None, prompt_tokens=prompt_tokens, finish=self._finish(event, FinishReason.LENGTH, None))
         self._num_tokens += 1
@@ -84,14 +85,9 @@ class TextStream:
             emitted += self._stops.flush()
         content, reasoning, tool_calls = self._parse(emitted, is_last=reason is not None)
         self._num_reasoning_tokens += bool(reasoning)
-        return TextEvent(
-            token=self._text_token(event.token, increment),
-            text=content,
-            reasoning=reasoning,
-            tool_calls=tool_calls,
-            prompt_tokens=prompt_tokens,
-            finish=self._finish(event, reason, matched) if reason is not None else None,
-        )
+        token = self._text_token(event.token, increment)
+        finish = self._finish(event, reason, matched) if reason is not None else None
+        return TextEvent(token, content, reasoning, tool_calls, prompt_tokens, finish)
 
     def _finish_reason(self, event: TokenEvent, matched: str | None) -> FinishReason | None:
         # TGI looks at the limit and EOS first; where the stop string is cut from the text, the cut is the reason.
@@ -123,9 +119,9 @@ class TextStream:
         return content, reasoning, calls
 
     def _text_token(self, token: SampledToken, increment: str) -> TextToken:
-        special = self._tokenizer.is_special(token.id)
+        special = token.id in self._special_ids
         text = self._tokenizer.token_text(token.id) if special else increment
-        return TextToken(token.id, text, token.logprob, special, self._alternatives(token))
+        return TextToken(token.id, text, token.logprob, special, self._alternatives(token) if token.top else ())
 
     def _lone_token(self, token: TokenLogprob) -> TextToken:
         """A token outside the text, such as an alternative."""

@@ -300,13 +300,15 @@ class EngineThread:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is None:
                 continue
-            if not event.is_terminal and len(mailbox.events) >= mailbox.max_pending:
+            is_terminal = event.is_terminal
+            if not is_terminal and len(mailbox.events) >= mailbox.max_pending:
                 event = TokenEvent(event.request_id, error=GenerationError("the client reads too slowly"))
                 self._inbox.put(_Cancel(event.request_id))
-            if event.is_terminal:
+                is_terminal = True
+            if is_terminal:
                 del self._mailboxes[event.request_id]  # nothing may follow
             mailbox.events.append(event)
-            if event.is_urgent:
+            if is_terminal or event.is_first:
                 mailbox.wake()
             else:
                 self._waking.add(mailbox)

@@ -31,6 +31,7 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._shown_ids = shown_ids
         self._skip_special_tokens = skip_special_tokens
+        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset()
         # Emitted ids that give the pending ones their context, then the ids that are not emitted yet.
         self._context_ids = self._seed(prompt_ids)
         self._context_text = self._decode(self._context_ids)
@@ -64,9 +65,7 @@ class Detokenizer:
         return list(prompt_ids[-num_ids:])
 
     def _is_silent(self, token_id: int) -> bool:
-        if self._skip_special_tokens and self._tokenizer.is_special(token_id):
-            return True
-        return not self._tokenizer.is_known(token_id)
+        return token_id in self._skipped_ids or not self._tokenizer.is_known(token_id)
 
     def _emit(self, text: str, num_ids: int) -> str:
         increment = text[len(self._context_text) :]
@@ -84,4 +83,6 @@ class Detokenizer:
         return self._emit(text, len(self._pending_ids))
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if len(ids) == 1:
+            return self._tokenizer.decode_one(ids[0], skip_special_tokens=self._skip_special_tokens)
         return self._tokenizer.decode(ids, skip_special_tokens=self._skip_special_tokens)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,8 @@ _ANCHOR = "\n"
 # From here on as a batch of one: `tokenizers` lets other threads run only while it works on a batch.
 _BATCH_CHARACTERS = 4096
 _BATCH_TOKENS = 1024
+# Streams ask for the text of the same tokens over and over.
+_KEPT_TEXTS = 16384
 
 
 class TextTokenizer:
@@ -42,13 +45,16 @@ class TextTokenizer:
         self.normalized_tokens: frozenset[str] = frozenset(
             token.content for token in added_tokens.values() if token.normalized and backend.normalizer is not None
         )
-        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        known_ids = set(backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size: int = max(known_ids) + 1
+        self._is_known = bytes(token_id in known_ids for token_id in range(self.vocab_size))
         self.eos_token_ids: tuple[int, ...] = _as_ids(transformers_tokenizer.eos_token_id)
         # Those that the tokenizer puts before every text, such as BOS.
         self.num_leading_ids = _place(self._encode("a", False, False), self._encode("a", True, False))
         self._anchor_ids = self._encode(_ANCHOR, False, False)
         self._prefixes_text = self._encode("a", False, False) != self._encode_after_anchor("a", literal=False)
         self._anchor_text: str = backend.decode(self._anchor_ids, skip_special_tokens=False)
+        self._lone_text = lru_cache(_KEPT_TEXTS)(self._decode_lone)
 
     @classmethod
     def load(cls, folder: Path, config_path: Path | None = None) -> Self:
@@ -144,6 +150,10 @@ class TextTokenizer:
             (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
         return text
 
+    def decode_one(self, token_id: int, *, skip_special_tokens: bool) -> str:
+        """The text of one token id that begins a text."""
+        return self._lone_text(token_id, skip_special_tokens)
+
     def token_text(self, token_id: int) -> str:
         """Text of one token as it reads in the middle of a text, its leading space included."""
         text = self.decode([*self._anchor_ids, token_id], skip_special_tokens=False)
@@ -158,7 +168,7 @@ class TextTokenizer:
 
     def is_known(self, token_id: int) -> bool:
         """Whether the id has a vocabulary entry: models pad their vocabulary beyond the tokenizer's."""
-        return self._backend.id_to_token(token_id) is not None
+        return 0 <= token_id < self.vocab_size and bool(self._is_known[token_id])
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special_ids
@@ -178,6 +188,9 @@ class TextTokenizer:
     def template_variables(self) -> frozenset[str]:
         """Names the template gets from the tokenizer (`bos_token`, ...)."""
         return frozenset(self._transformers_tokenizer.special_tokens_map)
+
+    def _decode_lone(self, token_id: int, skip_special_tokens: bool) -> str:
+        return self.decode((token_id,), skip_special_tokens=skip_special_tokens)
 
     def _encode(self, text: str, add_special_tokens: bool, literal: bool) -> list[int]:
         ids: list[int] = self._run(self._literal_backend if literal else self._backend, text, add_special_tokens).ids
