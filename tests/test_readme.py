@@ -1,6 +1,7 @@
 """The README's examples, run as they stand there; only the port is another one."""
 
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -94,3 +95,11 @@ def test_flags_exist() -> None:
 
     for flag in set(re.findall(r"`--([a-z-]+)", README)) - {"push", "help"}:
         assert flag.replace("-", "_") in Settings.model_fields, flag
+
+
+def test_command_lines_are_understood() -> None:
+    from tgi_local.settings import settings_or_exit
+
+    lines = re.findall(r"^(text-generation-launcher|python app\.py) (.*)$", README, re.MULTILINE)
+    before, now = (settings_or_exit(shlex.split(arguments, comments=True)) for _, arguments in lines)
+    assert before.model_id == now.model_id == "Qwen/Qwen3-1.7B" and before.port == now.port == 3000
