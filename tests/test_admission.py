@@ -254,6 +254,18 @@ async def test_a_long_list_is_written_in_pieces(server: InProcess, monkeypatch: 
         assert orjson.loads(b"".join(answers.list_pieces(items, dict))) == items
 
 
+@pytest.mark.parametrize("few", [0, 2, 128])
+def test_an_answer_is_written_in_pieces(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "CHUNK_ITEMS", 3)
+    monkeypatch.setattr(answers, "FEW_ITEMS", few)
+    tokens = [{"id": i, "logprob": -i / 3, "text": 'ż"\\'} for i in range(8)]
+    lists = {"tokens": tokens, "nothing": [], "none": None, "map": {}, "floats": [0.5, None, 1e-9]}
+    value = {"id": "x", "choices": [{"index": 0, "logprobs": lists}, {"index": 1, "logprobs": None}], "usage": {"n": 1}}
+    pieces = list(answers.value_pieces(value))
+    assert b"".join(pieces) == orjson.dumps(value)
+    assert len(pieces) > 5
+
+
 async def test_prompt_tokens_are_turned_into_text_by_a_worker(
     server: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
