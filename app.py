@@ -44,6 +44,7 @@ def serve(settings: Settings) -> int:
     from tgi_local.api.context import ApiContext
     from tgi_local.api.server import create_app
     from tgi_local.assembly import bring_up
+    from tgi_local.garbage import collect_between_requests
     from tgi_local.metrics import Metrics
     from tgi_local.service import Service
 
@@ -52,8 +53,10 @@ def serve(settings: Settings) -> int:
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
         loading = asyncio.ensure_future(bring_up(settings, source, service, server.fail))
+        collecting = asyncio.ensure_future(collect_between_requests(lambda: service.is_idle))
         yield
         loading.cancel()
+        collecting.cancel()
 
     api = ApiContext.of(service, settings)
     app = create_app(api, lifespan, has_page=not settings.disable_ui, aliases=settings.route_aliases)

@@ -242,13 +242,22 @@ class Service:
             await self._wait_closed(SEND_TIMEOUT_S)
         self._workers.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the model is there, and no request."""
+        return self._model is not None and not self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._slots.open or self._workers.num_requests)
+
     async def _wait_closed(self, timeout_s: float) -> None:
         """Seen idle twice: a request that has just been prepared needs a moment to be opened."""
         deadline = time.monotonic() + timeout_s
         num_idle = 0
         while num_idle < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-            num_idle = 0 if self._slots.open or self._workers.num_requests else num_idle + 1
+            num_idle = 0 if self._is_busy else num_idle + 1
 
     def drop(self, num_requests: int) -> None:
         """Requests that are prepared and will not be opened: their client has gone."""
