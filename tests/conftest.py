@@ -11,12 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import left_behind
 from tests.checkpoints import make_checkpoint
 from tests.serving import Server, running
 from tgi_local.engine.engine import Engine
+
+
+# The same examples every time, and as much time for each as a busy machine takes.
+hypothesis.settings.register_profile(
+    "every-run-alike",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("every-run-alike")
 
 
 @pytest.fixture(autouse=True)

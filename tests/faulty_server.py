@@ -32,11 +32,11 @@ from tgi_local.types import Limits, StepStats
 VOCAB_SIZE = 400  # the model never says a token from there on; a prompt may
 LITTLE_MEMORY = 8  # tokens per step
 SLOW_STEP_S = 0.01
-PAUSE_S = 0.7
 INFO = ModelInfo("fake", None, "float32", "cpu", None, "Fake", "cpu", 2048, False, GenerationDefaults(), frozenset())
 
 
 STRIKE = threading.Event()
+GO_ON = threading.Event()
 
 
 class Fault(IntEnum):
@@ -54,7 +54,7 @@ class Fault(IntEnum):
     BREAK = 405  # every step fails from now on
     LITTLE_MEMORY = 406  # from now on
     SLOW = 407  # and no more than that
-    PAUSE = 408  # one step takes PAUSE_S
+    PAUSE = 408  # one step waits for SIGUSR2
 
 
 class FaultyRunner(FakeRunner):
@@ -81,7 +81,8 @@ class FaultyRunner(FakeRunner):
             now[row.request_id] is Fault.PAUSE and row.step_index == self._faults[row.request_id][1]
             for row in plan.rows
         ):
-            time.sleep(PAUSE_S)
+            GO_ON.wait()
+            GO_ON.clear()
         if any(row.request_id in self._faults for row in plan.rows):
             time.sleep(SLOW_STEP_S)
         result = super().run(plan)
@@ -122,6 +123,7 @@ def load_model(
 if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment] # it takes seconds to import, and nothing here computes
     signal.signal(signal.SIGUSR1, lambda *_: STRIKE.set())
+    signal.signal(signal.SIGUSR2, lambda *_: GO_ON.set())
     assembly.load_model = load_model
     sse.KEEP_ALIVE_S = float(os.environ.get("KEEP_ALIVE_S", sse.KEEP_ALIVE_S))
     app.main()

@@ -1,7 +1,6 @@
 """The whole server but the model and the sockets: service, engine thread and routes around a fake runner."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import httpx
 
 from tests import left_behind
 from tests.fakes import FakeRunner
+from tests.waiting import until
 from tgi_local.api.context import ApiContext
 from tgi_local.api.server import create_app
 from tgi_local.engine.block_manager import BlockManager
@@ -70,7 +70,5 @@ async def serving(folder: Path, *, isolates_callers: bool = False) -> AsyncItera
 
 async def _settle(what: Callable[[], object]) -> None:
     """Wait until nothing is left of `what`."""
-    deadline = time.monotonic() + left_behind.SETTLES_WITHIN_S
-    while left := what():
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        await asyncio.sleep(0.005)
+    told, patience_s = lambda: f"left behind: {what()}", left_behind.SETTLES_WITHIN_S
+    await until(lambda: not what(), told, every_s=0.005, patience_s=patience_s)

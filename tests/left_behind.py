@@ -2,12 +2,13 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 
+from tests.waiting import wait_until
 from tgi_local.engine.engine import Engine
 
-SETTLES_WITHIN_S = 2.0
+# Longer than a cancelled request needs, and shorter than most need to end by themselves.
+SETTLES_WITHIN_S = 5.0
 OUR_THREADS = ("engine", "text", "grammar", "loader")
 
 
@@ -36,10 +37,7 @@ def our_threads() -> set[threading.Thread]:
 
 def settle(what: Callable[[], object]) -> None:
     """Wait until nothing is left of `what`."""
-    deadline = time.monotonic() + SETTLES_WITHIN_S
-    while left := what():
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.005)
+    wait_until(lambda: not what(), lambda: f"left behind: {what()}", every_s=0.005, patience_s=SETTLES_WITHIN_S)
 
 
 def check_engines(engines: Iterable[Engine]) -> None:

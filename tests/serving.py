@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
+# Longer than a cancelled request needs, and shorter than the long ones need to end by themselves.
+IDLE_WITHIN_S = 5.0
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -40,38 +43,38 @@ class Server:
             text=True,
         )
         # One client for all of the server's tests: making one reads every CA certificate.
-        self.client = httpx.Client(headers={"x-api-key": "secret-key"}, timeout=30)
+        self.client = httpx.Client(headers={"x-api-key": "secret-key"}, timeout=60)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self._wait_for_url()
+        self.url = ""
+        try:
+            self._wait(self._found_url)
+        except BaseException:
+            self.process.kill()
+            self.stop()
+            raise
 
     @property
     def log(self) -> str:
         return "".join(self._lines)
 
     def wait_ready(self) -> "Server":
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log}")
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
-                    return self
-            time.sleep(0.1)
-        raise TimeoutError(f"not ready after {START_TIMEOUT_S} s:\n{self.log}")
+        self._wait(self._is_ready)
+        return self
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample of /metrics; 0 when it has none."""
         return next((v for n, found, v in self._samples() if n in (name, f"{name}_total") and found == labels), 0.0)
 
-    def wait_idle(self, timeout_s: float = 2.0) -> None:
+    def wait_idle(self) -> None:
         """Nothing runs, waits or holds memory: what must be true after every test."""
         gauges = ("tgi_batch_current_size", "tgi_queue_size", "tgi_kv_blocks_used")
-        deadline = time.monotonic() + timeout_s
-        while busy := {name: value for name, _, value in self._samples() if name in gauges and value}:
-            assert time.monotonic() < deadline, f"still busy after {timeout_s} s: {busy}"
-            time.sleep(0.02)
+
+        def busy() -> dict[str, float]:
+            return {name: value for name, _, value in self._samples() if name in gauges and value}
+
+        wait_until(lambda: not busy(), lambda: f"still busy: {busy()}", every_s=0.02, patience_s=IDLE_WITHIN_S)
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -88,7 +91,7 @@ class Server:
         families = text_string_to_metric_families("".join(line for line in lines if "_bucket{" not in line))
         return [(s.name, s.labels, float(s.value)) for family in families for s in family.samples]
 
-    def stop(self, timeout_s: float = 15.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM and the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -99,7 +102,7 @@ class Server:
             raise
         finally:
             self.client.close()
-            self._reader.join(2)
+            self._reader.join(10)
             if self.process.stdout is not None:
                 self.process.stdout.close()
 
@@ -108,17 +111,29 @@ class Server:
         for line in self.process.stdout:
             self._lines.append(line)
 
-    def _wait_for_url(self) -> str:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            found = re.search(r"listening on (http://\S+?),", self.log)
-            if found:
-                return found.group(1)
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Until `condition` holds. Raises RuntimeError when the server ends first."""
+
+        def holds() -> bool:
             if self.process.poll() is not None:
-                self._reader.join(2)
+                self._reader.join(10)
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log}")
-            time.sleep(0.02)
-        raise TimeoutError(f"no address after {START_TIMEOUT_S} s:\n{self.log}")
+            return condition()
+
+        wait_until(
+            holds, lambda: f"not after {START_TIMEOUT_S} s:\n{self.log}", every_s=0.02, patience_s=START_TIMEOUT_S
+        )
+
+    def _found_url(self) -> bool:
+        found = re.search(r"listening on (http://\S+?),", self.log)
+        self.url = found.group(1) if found else ""
+        return bool(found)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.client.get(f"{self.url}/health").status_code == 200
+        except httpx.TransportError:
+            return False
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from tests.in_process import LIMITS, InProcess, serving
+from tests.waiting import until
 from tgi_local.api import answers, body, routes_tgi
 from tgi_local.errors import NotReadyError, OverloadedError
 from tgi_local.text.chat_template import ChatTemplate
@@ -50,7 +51,7 @@ class HeldTexts:
         encode = TextTokenizer.encode
 
         def held(*args: Any, **kwargs: Any) -> list[int]:
-            assert self._may_go.wait(20)
+            self._may_go.wait()
             return encode(*args, **kwargs)
 
         monkeypatch.setattr(TextTokenizer, "encode", held)
@@ -62,12 +63,6 @@ class HeldTexts:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch, server: InProcess) -> HeldTexts:
     return HeldTexts(monkeypatch)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def ask(server: InProcess) -> "asyncio.Task[httpx.Response]":

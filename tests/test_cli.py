@@ -4,7 +4,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,9 +80,7 @@ def test_a_hub_model_without_a_hub() -> None:
 
 def test_a_port_in_use_is_named_before_the_model_loads(taken_port: str) -> None:
     args = ("--port", taken_port, "--model-id", "./no/such/folder")
-    started = time.monotonic()
     line = refused(*args)
-    assert time.monotonic() - started < 10, "3 s on a machine that does nothing else"
     assert f"127.0.0.1:{taken_port} is in use" in line and "--port" in line
     assert not imported(*args) & HEAVY
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", "-C", str(ROOT), "NODE=", *arguments], capture_output=True, text=True, timeout=30)
+    return subprocess.run(["make", "-C", str(ROOT), "NODE=", *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture

@@ -3,40 +3,40 @@
 import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.serving import Server, running
+from tests.faulty_server import Fault
+from tests.serving import START_TIMEOUT_S, Server, running
+from tests.waiting import PATIENCE_S, wait_until
 
 KEY = "secret-key"
 
 
 def test_sigterm_drains_tells_everyone_and_exits_zero(tiny_folder: Path) -> None:
-    server = Server("--model-id", str(tiny_folder), "--dtype", "float32", "--disable-ui", "-g", "1")
+    # Steps of 10 ms: the one has an end within the time to drain, the other has none on any machine.
+    server = Server("--model-id", str(tiny_folder), "--disable-ui", "-g", "3", program=("-m", "tests.faulty_server"))
     server.wait_ready()
     texts: dict[str, str] = {}
 
     def stream(name: str, max_tokens: int) -> None:
-        body = {"prompt": "x", "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body = {"prompt": [Fault.SLOW, 0], "max_tokens": max_tokens, "temperature": 0, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
             texts[name] = "".join(response.iter_text())
 
-    threads = [threading.Thread(target=stream, args=args) for args in (("short", 60), ("endless", 4000))]
+    threads = [threading.Thread(target=stream, args=args) for args in (("short", 20), ("endless", 2000))]
     for thread in threads:
         thread.start()
-    while server.metric("tgi_request_input_length_count") < 2:
-        time.sleep(0.001)
+    wait_until(lambda: server.metric("tgi_request_input_length_count") == 2, every_s=0.001)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    health = httpx.get(f"{server.url}/health")
-    assert health.status_code == 503 and health.json()["state"] == "draining"
-    refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x"})
+    wait_until(lambda: server.client.get(f"{server.url}/health").status_code == 503)
+    assert server.client.get(f"{server.url}/health").json()["state"] == "draining"
+    refused = server.client.post(f"{server.url}/v1/completions", json={"prompt": "x"})
     assert refused.status_code == 503 and refused.headers["retry-after"]
-    assert server.process.wait(20) == 0
+    assert server.process.wait(PATIENCE_S) == 0
     server.stop()
     for thread in threads:
         thread.join()
@@ -48,11 +48,10 @@ def test_sigterm_drains_tells_everyone_and_exits_zero(tiny_folder: Path) -> None
 
 def test_sigterm_while_loading(tiny_folder: Path) -> None:
     server = Server("--model-id", str(tiny_folder), "--disable-ui")
-    while "Application startup complete" not in server.log:
-        time.sleep(0.01)
+    wait_until(lambda: "Application startup complete" in server.log)
     assert httpx.get(f"{server.url}/health").json()["state"] == "loading"
     assert httpx.post(f"{server.url}/generate", json={"inputs": "x"}).status_code == 503
-    assert server.stop(timeout_s=10) == 0
+    assert server.stop() == 0
     assert "Traceback" not in server.log
 
 
@@ -60,7 +59,7 @@ def test_a_broken_checkpoint_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "model.safetensors").write_bytes(b"<html>not weights</html>")
     server = Server("--model-id", str(tmp_path), "--disable-ui")
-    assert server.process.wait(60) == 2
+    assert server.process.wait(START_TIMEOUT_S) == 2
     server.stop()
     (line,) = [line for line in server.log.splitlines() if line.startswith("tgi-local: ")]
     assert str(tmp_path) in line and "Traceback" not in server.log

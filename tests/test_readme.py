@@ -1,16 +1,17 @@
 """The README's examples, run as they stand there; only the port is another one."""
 
+import contextlib
 import re
 import shlex
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.serving import ROOT, Server, clean_environment
+from tests.waiting import wait_until
 
 README = (ROOT / "README.md").read_text()
 CURL = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
@@ -69,14 +70,17 @@ def test_gradio_app_of_a_user(demo_server: Server, tmp_path: Path) -> None:
             process.terminate()
 
 
-def connect(make_client: type, url: str, process: subprocess.Popen[bytes], timeout_s: float = 60.0):  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return make_client(url, verbose=False)
-        except Exception:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.3)
+def connect(make_client: type, url: str, process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
+    clients = []
+
+    def is_there() -> bool:
+        assert process.poll() is None
+        with contextlib.suppress(Exception):
+            clients.append(make_client(url, verbose=False))
+        return bool(clients)
+
+    wait_until(is_there, every_s=0.3)
+    return clients[0]
 
 
 def test_commands_exist() -> None:

@@ -106,7 +106,7 @@ def hostile(body: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
 
 def post(server: Server, path: str, content: bytes, **headers: str) -> httpx.Response:
     headers = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return server.client.post(f"{server.url}{path}", content=content, headers=headers, timeout=30)
+    return server.client.post(f"{server.url}{path}", content=content, headers=headers, timeout=60)
 
 
 def check_refusal(path: str, response: httpx.Response) -> None:
@@ -192,7 +192,7 @@ def chunked(body: bytes, size: int) -> bytes:
 def exchange(server: Server, path: str, rest: bytes) -> int:
     """The status that answers raw bytes."""
     address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
         try:
             connection.sendall(head.encode() + b"Connection: close\r\n" + rest)

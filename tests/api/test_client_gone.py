@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.in_process import InProcess, serving
+from tests.waiting import until
 from tgi_local.api.server import create_app
 from tgi_local.engine.step import StepPlan
 from tgi_local.text.chat_template import ChatTemplate
@@ -134,12 +135,6 @@ async def gated(folder: Path) -> AsyncIterator[tuple[InProcess, Gate]]:
             gate.open()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def num_rows(gate: Gate) -> int:
     return len({row.request_id for plan in gate.plans for row in plan.rows})
 
@@ -205,7 +200,7 @@ class Held:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.num_calls += 1
         self.has_begun.set()
-        assert self.may_end.wait(10)
+        self.may_end.wait()
         return self._function(*args, **kwargs)
 
 

@@ -80,10 +80,11 @@ def test_an_answer_that_never_ends(stub: Stub, tmp_path: Path) -> None:
 
 
 def test_nothing_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(StartupError, match=f"nothing listens on http://127.0.0.1:{port}"):
-        run([f"http://127.0.0.1:{port}", *SMALL])
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody else can
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(StartupError, match=f"nothing listens on {url}"):
+            run([url, *SMALL])
 
 
 def test_no_usage_in_streams_is_said(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

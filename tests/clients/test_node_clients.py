@@ -9,7 +9,7 @@ import pytest
 from tests.serving import Server, clean_environment
 
 PROGRAMS = Path(__file__).parent / "node"
-TIMEOUT_S = 90
+TIMEOUT_S = 240
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(

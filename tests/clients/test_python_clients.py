@@ -30,7 +30,7 @@ def run(python: str, name: str, *arguments: str, **environment: str) -> str:
         [python, PROGRAMS / f"{name}.py", *arguments],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         env=clean_environment(**environment),
     )
     assert done.returncode == 0, done.stderr or done.stdout

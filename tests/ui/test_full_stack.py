@@ -1,6 +1,5 @@
 """The page as a new user gets it: `python app.py`, a real browser, a real model."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 
 from tests.serving import Server, running
 from tests.ui import browsing
+from tests.waiting import wait_until
 
 SCREENSHOTS = Path(__file__).parents[2] / "test-results"
 
@@ -43,13 +43,10 @@ def test_stop_frees_the_engine_and_keeps_the_text(browser: Any, endless_server: 
     limit.press("Tab")
     browsing.send(page, "hello")
     browsing.stop_button(page).wait_for()
-    while endless_server.metric("tgi_batch_current_size") == 0 or not browsing.last_answer(page):
-        time.sleep(0.02)
-    started = time.monotonic()
+    wait_until(lambda: endless_server.metric("tgi_batch_current_size") and browsing.last_answer(page))
     browsing.stop(page)
-    endless_server.wait_idle()
-    print(f"engine free {1000 * (time.monotonic() - started):.0f} ms after the click")
     browsing.wait_until_idle(page)
+    endless_server.wait_idle()
     assert browsing.last_answer(page)
     assert endless_server.metric("tgi_request_failure", err="dropped") == 1
 
@@ -57,7 +54,6 @@ def test_stop_frees_the_engine_and_keeps_the_text(browser: Any, endless_server: 
 def test_a_closed_tab_frees_the_engine(browser: Any, endless_server: Server) -> None:
     page = browsing.open_page(browser, endless_server.url)
     browsing.send(page, "hello")
-    while endless_server.metric("tgi_batch_current_size") == 0:
-        time.sleep(0.02)
+    wait_until(lambda: endless_server.metric("tgi_batch_current_size"))
     page.context.close()
     endless_server.wait_idle()

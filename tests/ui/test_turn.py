@@ -1,13 +1,13 @@
 """A turn against the stand-in server over a real socket, without a browser."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.ui.stand_in import StandIn, bound_socket
+from tests.waiting import until
 from ui.client import VISITOR_HEADER, ApiClient, is_loopback
 from ui.turn import Turns
 
@@ -72,17 +72,17 @@ async def test_leaving_a_turn_closes_its_stream(base_url: str, stand_in: StandIn
         if update[0]:
             break
     await turn.aclose()
-    await _until(lambda: len(stand_in.disconnected_at) == 1)
+    await until(lambda: len(stand_in.disconnected_at) == 1)
 
 
 async def test_cancelling_a_turn_before_its_first_token_closes_its_stream(base_url: str, stand_in: StandIn) -> None:
     stand_in.pieces, stand_in.delay_s = ["", *["word "] * 10], 30.0
     task = asyncio.ensure_future(shown(base_url))
-    await _until(lambda: len(stand_in.requests) == 1)
+    await until(lambda: len(stand_in.requests) == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await _until(lambda: len(stand_in.disconnected_at) == 1)
+    await until(lambda: len(stand_in.disconnected_at) == 1)
 
 
 async def test_a_message_waits_for_a_loading_model(base_url: str, stand_in: StandIn) -> None:
@@ -159,10 +159,3 @@ async def test_no_server_is_said() -> None:
 )
 def test_loopback(url: str, expected: bool) -> None:
     assert is_loopback(url) is expected
-
-
-async def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)

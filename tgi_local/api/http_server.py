@@ -25,6 +25,9 @@ PROXY_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.
 # A connection that is still open after its stream got a terminal event is cut.
 CLOSE_TIMEOUT_S = 2
 FLUSH_S = 0.05
+# Longer than any client or load balancer leaves a connection unused (Google's is last, after 600 s): who closes first
+# may cut off a request that is on its way. TGI never does.
+KEEP_ALIVE_S = 620
 # After an error, an orderly shutdown gets so long; then the process ends without one.
 FAILED_EXIT_S = 8.0
 
@@ -62,6 +65,7 @@ class HttpServer(uvicorn.Server):
             proxy_headers=behind_proxy,
             forwarded_allow_ips=PROXY_NETWORKS if behind_proxy else None,
             timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             **_parser_options(),
         )
         super().__init__(config)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tests.serving import Server
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def test_a_grammar_with_details(demo_server: Server) -> None:
 
 
 def test_a_chat(tiny_server: Server) -> None:
-    answer = post(tiny_server, "/v1/chat/completions", {"messages": HI, "max_tokens": 10}).json
+    answer = post(tiny_server, "/v1/chat/completions", {"messages": HI, "max_tokens": 10, "seed": 0}).json
     assert shape(answer) == RECORDED_CHAT | MORE_USAGE
     assert answer["object"] == "chat.completion" and answer["choices"][0]["finish_reason"] == "length"
     assert answer["system_fingerprint"].endswith("-native")
@@ -120,7 +120,7 @@ def test_completions(tiny_server: Server, prompt: str | list[str]) -> None:
 
 
 def test_chunks_of_a_chat(tiny_server: Server) -> None:
-    body = {"messages": HI, "max_tokens": 10, "stream": True, "stream_options": {"include_usage": True}}
+    body = {"messages": HI, "max_tokens": 10, "seed": 0, "stream": True, "stream_options": {"include_usage": True}}
     *chunks, usage, done = post(tiny_server, "/v1/chat/completions", body).events
     assert done == b"[DONE]" and all(chunk["object"] == "chat.completion.chunk" for chunk in chunks)
     assert shape(chunks) == {f"[].{key}": kind for key, kind in RECORDED_CHUNK.items()}

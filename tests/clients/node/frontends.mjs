@@ -160,7 +160,7 @@ describe("Open WebUI", () => {
 
 describe("editors", () => {
   test("Continue: chat, and completion with a stop list", async () => {
-    const chunks = await postStream("/v1/chat/completions", { messages: [system, user], model: "AUTODETECT", max_tokens: 200, temperature: 0.5 });
+    const chunks = await postStream("/v1/chat/completions", { messages: [system, user], model: "AUTODETECT", max_tokens: 200, temperature: 0.5, seed: 1 });
     assert.equal(textOf(chunks), five);
     const events = await postStream("/v1/completions", {
       model: "tgi",
@@ -212,6 +212,7 @@ describe("chat front ends", () => {
       model: "tgi",
       user: "66a9e5f0c1",
       temperature: 1,
+      seed: 1,
       top_p: 1,
       presence_penalty: 0,
       frequency_penalty: 0,
