@@ -61,7 +61,8 @@ def _guided(kind: str, value: Any, field: str) -> JsonGrammar | RegexGrammar:
 
 
 def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGrammar:
-    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises BodyShapeError.
+    """TGI's `{"type", "value"}`, OpenAI's `json_object` and `json_schema`, and Together's `schema` and `pattern`, which
+    Fireworks and llama.cpp share. Raises BodyShapeError.
 
     Schemas are checked later: in TGI's order everything else that may be wrong with a request comes first.
     """
@@ -72,6 +73,8 @@ def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGr
         raise _shape_error(field, f"unknown variant, expected one of {', '.join(f'`{known}`' for known in _KINDS)}")
     if kind == "json_schema" and value is None and "json_schema" in given:
         return _openai_schema(given["json_schema"], field)
+    if value is None:
+        value = given.get("pattern" if kind == "regex" else "schema")
     if kind == "json_object" and value is None:
         return JsonGrammar({"type": "object"}, field)
     if value is None:
