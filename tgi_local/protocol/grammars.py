@@ -9,11 +9,12 @@ from tgi_local.errors import BodyShapeError, UnsupportedError, ValidationError
 from tgi_local.protocol.wire import WireModel
 
 _GUIDED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_BARE = {"json_schema": "json", "regex": "regex", "ebnf": "grammar"}
 _KINDS = ("json", "json_object", "json_schema", "regex")
 
 
 class GuidedFields(WireModel):
-    """OpenAI's and TGI's `response_format`, and the names that vLLM's clients use for the same."""
+    """OpenAI's and TGI's `response_format`, and the names that clients of vLLM, SGLang and llama.cpp use for the same."""
 
     response_format: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
@@ -21,6 +22,9 @@ class GuidedFields(WireModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structured_outputs: dict[str, Any] | None = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
     grammar: dict[str, Any] | None = None  # TGI's native one
 
 
@@ -31,6 +35,7 @@ def parse_response_format(body: GuidedFields) -> JsonGrammar | RegexGrammar | No
         for kind in _GUIDED[:4]
         if (value := getattr(body, f"guided_{kind}")) is not None
     ]
+    found += [_guided(kind, value, name) for name, kind in _BARE.items() if (value := getattr(body, name))]
     for kind in _GUIDED:
         value = (body.structured_outputs or {}).get(kind)
         if value is not None and value is not False:
