@@ -3,6 +3,8 @@
 import json
 
 import httpx
+import openai
+import pytest
 
 from tests.serving import Server
 
@@ -20,3 +22,27 @@ def test_browser_like_keep_alive_connection(demo_server: Server) -> None:
     with httpx.Client(base_url=demo_server.url) as client:
         for path in ("/health", "/info", "/v1/models", "/metrics", "/"):
             assert client.get(path).status_code == 200
+
+
+def test_vllms_benchmark_of_tgi_gets_every_token(demo_server: Server) -> None:
+    parameters = {"best_of": 1, "do_sample": True, "temperature": 0.01, "top_p": 0.99, "truncate": 16, "seed": 1}
+
+    def length(**more: bool) -> int:
+        body = {"inputs": "Hello", "parameters": {**parameters, "max_new_tokens": 40, **more}}
+        return demo_server.client.post(f"{demo_server.url}/generate_stream", json=body).text.count("data:")
+
+    assert length(ignore_eos_token=True) == 40 > length(ignore_eos_token=False)
+
+
+@pytest.mark.parametrize("server", ["demo_server", "tiny_server"])  # with a page and without
+def test_uploads_are_told_that_there_is_no_such_route(server: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(server).url
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client:
+        for call in (
+            lambda: client.files.create(file=("a.txt", b"text"), purpose="assistants"),
+            lambda: client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"sound")),
+            lambda: client.embeddings.create(model="tgi", input="text"),
+        ):
+            with pytest.raises(openai.NotFoundError, match="No such route") as caught:
+                call()
+            assert caught.value.type == "invalid_request_error"

@@ -72,6 +72,8 @@ FORMATS: list[dict[str, Any]] = [
     {"type": "json_schema", "value": {"name": "w", "schema": SCHEMA}},
     {"type": "json_schema", "value": SCHEMA},
     {"type": "json_object", "value": SCHEMA},
+    {"type": "json_object", "schema": SCHEMA},  # Together, Fireworks, llama.cpp
+    {"type": "json_schema", "schema": SCHEMA},
     {"type": "json", "value": json.dumps(SCHEMA)},
 ]
 
@@ -124,7 +126,8 @@ def test_regex_on_both_apis_and_in_streams(tool_server: Server) -> None:
     pattern = r"[a-c]{2,5}-\d{3}"
     grammar = {"type": "regex", "value": pattern}
     assert re.fullmatch(pattern, generate(tool_server, grammar).json()["generated_text"])
-    assert re.fullmatch(pattern, chat(tool_server, response_format=grammar)["message"]["content"])
+    for form in (grammar, {"type": "regex", "pattern": pattern}):
+        assert re.fullmatch(pattern, chat(tool_server, response_format=form, seed=1)["message"]["content"])
     body = {"inputs": "hi", "parameters": {"grammar": grammar}}
     events = httpx.post(f"{tool_server.url}/generate_stream", json=body).text.strip().split("\n\n")
     assert re.fullmatch(pattern, json.loads(events[-1].removeprefix("data:"))["generated_text"])

@@ -215,6 +215,8 @@ async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) 
         ({"tools": [], "response_format": {"type": "json", "value": SCHEMA}}, "response_format", "mutually exclusive"),
         ({"response_format": FORMAT, "guided_regex": "a"}, "response_format", "only one grammar"),
         ({"guided_grammar": "root ::= x"}, "guided_grammar", "not supported"),
+        ({"ebnf": "root ::= x"}, "ebnf", "not supported"),
+        ({"regex": "a", "json_schema": SCHEMA}, "regex", "only one grammar"),
         ({"guided_choice": []}, "guided_choice", "not a valid choice"),
         ({"structured_outputs": {"regex": 3}}, "structured_outputs", "not a valid regex"),
     ],
@@ -236,9 +238,14 @@ async def test_what_is_refused_by_name(server: Writing, body: dict[str, Any], pa
         ({"structured_outputs": {"regex": "a{3}"}}, "x", "aaa"),
         ({"guided_choice": ["no.", "yes (1)"]}, "yes (2)", "yes (1)"),
         ({"structured_outputs": {"choice": ["no."]}}, "yes", "no."),
+        ({"json_schema": SCHEMA, "regex": ""}, "x", {"ok"}),
+        ({"json_schema": json.dumps(SCHEMA), "ebnf": None}, "x", {"ok"}),
+        ({"regex": "a{3}", "json_schema": {}}, "x", "aaa"),
     ],
 )
-async def test_what_vllm_s_clients_send(server: Writing, body: dict[str, Any], says: str, written: Any) -> None:
+async def test_what_clients_of_vllm_sglang_and_llama_cpp_send(
+    server: Writing, body: dict[str, Any], says: str, written: Any
+) -> None:
     chatted = (await chat(server, says, tools=None, **body))["message"]["content"]
     completed = await server.client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50, **body})
     for text in (chatted, completed.json()["choices"][0]["text"]):

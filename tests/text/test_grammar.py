@@ -131,6 +131,15 @@ def test_not_strict_ignores_what_can_not_be_enforced() -> None:
     assert set(json.loads(text)) <= {1, 2}
 
 
+def test_a_schema_is_named_as_one_likes_unless_its_references_need_the_name() -> None:
+    fruit = {"type": "object", "properties": {"name": {"$ref": "#/$defs/name"}}, "required": ["name"]}
+    named = {"$id": "Output Format", **fruit, "$defs": {"name": {"enum": ["apple", "pear"]}}}  # as griptape names it
+    text, _ = walk(compiler().compile(JsonGrammar(named, "grammar", strict=True)), 1)
+    assert json.loads(text)["name"] in ("apple", "pear")
+    referred = json.dumps({"$id": "http://x/a", "$ref": "http://x/a#/$defs/b", "$defs": {"b": {}}}).encode()
+    assert json_schema.prepare(referred, strict=True)["$id"] == "http://x/a"
+
+
 def test_objects_take_no_other_properties_unless_the_schema_needs_them() -> None:
     prepared = json_schema.prepare(b'{"properties":{"a":{"properties":{}}}}', strict=True)
     assert prepared["additionalProperties"] is False

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tgi_local.api import sign_in
 from tgi_local.api.cors import Cors
 from tgi_local.api.error_responses import refusal_body
+from tgi_local.api.operations import OPERATIONS
 from tgi_local.settings import Settings
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -31,6 +32,8 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _ORIGIN: Final = re.compile(rb"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+# Whoever posts something else than JSON elsewhere under /v1, uploads above all, looks for a route that is not here.
+_V1_POSTS: Final = frozenset(operation.path for operation in OPERATIONS if operation.method == "post")
 _JSON_TYPE: Final = re.compile(rb"application/([a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
 NOT_FRAMED: Final = "'none'"
 # What the page needs and no more: Gradio's index has its configuration in an inline script, and images come from
@@ -201,6 +204,8 @@ class SecurityGate:
             raise Refusal(415, "Compressed request bodies are not accepted", is_plain=True)
         is_api_call = scope["method"] == "POST" and not path.startswith(_PAGE_API_PREFIX)
         if is_api_call and not _JSON_TYPE.fullmatch(_media_type(headers)):
+            if path.startswith("/v1/") and path not in _V1_POSTS:
+                raise Refusal(404, "No such route")
             raise Refusal(415, _TEXT_415, is_plain=True)
         lengths = _values(headers, b"content-length")
         if len(lengths) > 1 or not all(length.isdigit() for length in lengths):

@@ -9,11 +9,12 @@ from tgi_local.errors import BodyShapeError, UnsupportedError, ValidationError
 from tgi_local.protocol.wire import WireModel
 
 _GUIDED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_BARE = {"json_schema": "json", "regex": "regex", "ebnf": "grammar"}
 _KINDS = ("json", "json_object", "json_schema", "regex")
 
 
 class GuidedFields(WireModel):
-    """OpenAI's and TGI's `response_format`, and the names that vLLM's clients use for the same."""
+    """OpenAI's and TGI's `response_format`, and the names that clients of vLLM, SGLang and llama.cpp use for the same."""
 
     response_format: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
@@ -21,6 +22,9 @@ class GuidedFields(WireModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structured_outputs: dict[str, Any] | None = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
     grammar: dict[str, Any] | None = None  # TGI's native one
 
 
@@ -31,6 +35,7 @@ def parse_response_format(body: GuidedFields) -> JsonGrammar | RegexGrammar | No
         for kind in _GUIDED[:4]
         if (value := getattr(body, f"guided_{kind}")) is not None
     ]
+    found += [_guided(kind, value, name) for name, kind in _BARE.items() if (value := getattr(body, name))]
     for kind in _GUIDED:
         value = (body.structured_outputs or {}).get(kind)
         if value is not None and value is not False:
@@ -61,7 +66,8 @@ def _guided(kind: str, value: Any, field: str) -> JsonGrammar | RegexGrammar:
 
 
 def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGrammar:
-    """TGI's `{"type", "value"}` and OpenAI's `json_object` and `json_schema`. Raises BodyShapeError.
+    """TGI's `{"type", "value"}`, OpenAI's `json_object` and `json_schema`, and Together's `schema` and `pattern`, which
+    Fireworks and llama.cpp share. Raises BodyShapeError.
 
     Schemas are checked later: in TGI's order everything else that may be wrong with a request comes first.
     """
@@ -72,6 +78,8 @@ def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGr
         raise _shape_error(field, f"unknown variant, expected one of {', '.join(f'`{known}`' for known in _KINDS)}")
     if kind == "json_schema" and value is None and "json_schema" in given:
         return _openai_schema(given["json_schema"], field)
+    if value is None:
+        value = given.get("pattern" if kind == "regex" else "schema")
     if kind == "json_object" and value is None:
         return JsonGrammar({"type": "object"}, field)
     if value is None:

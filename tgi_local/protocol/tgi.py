@@ -38,6 +38,7 @@ class GenerateParameters(WireModel):
     max_new_tokens: U32 | None = None
     min_new_tokens: U32 | None = None  # an extension, by Transformers' name
     ignore_eos: bool | None = False  # an extension, by vLLM's name
+    ignore_eos_token: bool | None = False  # the same, as vLLM's benchmark asks TGI for it
     return_full_text: bool | None = None
     stop: list[str] | None = None
     stop_sequences: list[str] | None = None  # sent beside `stop` by older chat front ends
@@ -77,7 +78,7 @@ def to_parameters(body: GenerateRequest) -> RequestParameters:
         do_sample=bool(p.do_sample),
         max_new_tokens=p.max_new_tokens,
         min_new_tokens=p.min_new_tokens or 0,
-        ignore_eos=bool(p.ignore_eos),
+        ignore_eos=bool(p.ignore_eos or p.ignore_eos_token),
         stop=tuple(dict.fromkeys([*(p.stop or []), *(p.stop_sequences or [])])),
         truncate=p.truncate,
         watermark=bool(p.watermark),

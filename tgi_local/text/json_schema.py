@@ -57,6 +57,8 @@ def prepare(text: bytes, *, strict: bool) -> dict[str, Any]:
     schema: dict[str, Any] = orjson.loads(text)
     _check_valid(schema)
     nodes = list(_subschemas(schema))
+    if all(str(node.get("$ref", "#")).startswith("#") for node in nodes):
+        schema.pop("$id", None)  # nothing refers to it, and what clients write there need be no URI
     for node in nodes:
         if isinstance(node.get("format"), str) and node["format"] not in _ENFORCED_FORMATS:
             del node["format"]
