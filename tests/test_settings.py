@@ -152,6 +152,13 @@ def test_lists(args: list[str], variable: str | None, want: list[str], monkeypat
     assert load_settings(args).cors_allow_origin == want
 
 
+@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://a.example/app", "https://", "a b"])
+def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
+    assert "https://app.example" in problem("--cors-allow-origin", origin)
+    for known in ("*", "null", "http://localhost:3000", "chrome-extension://abc", "http://[::1]:80"):
+        assert load_settings(["--cors-allow-origin", known]).cors_allow_origin == [known]
+
+
 # Where it listens.
 
 
@@ -159,7 +166,11 @@ def test_lists(args: list[str], variable: str | None, want: list[str], monkeypat
 def test_a_hostname_that_is_no_address_does_not_break_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shells and containers put the name of the machine into HOSTNAME."""
     monkeypatch.setenv("HOSTNAME", name)
-    assert load_settings([]).hostname == "127.0.0.1"
+    settings = load_settings([])
+    assert settings.hostname == "127.0.0.1"
+    said = [f"HOSTNAME {name} is no IP address: listening on 127.0.0.1"]
+    assert settings.notes == ([] if name == "localhost" else said)
+    assert load_settings(["--hostname", "127.0.0.1"]).notes == []
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5", "::", "2001:db8::1"])

@@ -1,11 +1,13 @@
 """Metric names, kinds, units, help and buckets in one place (TGI's names), with typed functions that record them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric, SummaryMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 from tgi_local.types import Finish, GenerationRequest, StepStats
 
@@ -54,6 +56,23 @@ class MetricDescription:
     text: str
 
 
+class _SkippedTokens(Collector):
+    """TGI's one summary, with its quantiles, which the library's own summary does not have."""
+
+    NAME = "tgi_request_skipped_tokens"
+    TEXT = "always 0: no token is speculated"
+    QUANTILES = ("0", "0.5", "0.9", "0.95", "0.99", "0.999", "1")
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+
+    def collect(self) -> Iterator[Metric]:
+        family = SummaryMetricFamily(self.NAME, self.TEXT, count_value=self.num_tokens, sum_value=0.0)
+        for quantile in self.QUANTILES:
+            family.add_sample(self.NAME, {"quantile": quantile}, 0.0)
+        yield family
+
+
 class Metrics:
     """Owns the registry. Event-loop thread only."""
 
@@ -81,6 +100,8 @@ class Metrics:
         self._filter = self._seconds("tgi_batch_filter_duration", "always 0: nothing is filtered", "method")
         self._concat = self._seconds("tgi_batch_concat_duration", "always 0: nothing is joined", "method")
         self._next_size = self._histogram("tgi_batch_next_size", "prompts in a prefill step", BATCH_SIZE_BUCKETS)
+        self._skipped = _SkippedTokens()
+        self._registry.register(self._skipped)
         self._lengths: dict[str, Histogram] = {}
         self.size_lengths(LONGEST, LONGEST)
 
@@ -109,6 +130,7 @@ class Metrics:
         self._inference.observe(timings.inference_s)
         self._per_token.observe(timings.inference_s / max(finish.num_tokens, 1))
         self._lengths["tgi_request_generated_tokens"].observe(finish.num_tokens)
+        self._skipped.num_tokens += finish.num_tokens
 
     def request_failed(self, cause: str) -> None:
         """`cause` is one of TGI's: overloaded, validation, template, generation, incomplete, dropped."""
@@ -149,10 +171,11 @@ class Metrics:
 
     def describe(self) -> list[MetricDescription]:
         """Every metric, for the docs."""
-        return [
+        described = [
             MetricDescription(name, type(metric).__name__.lower(), tuple(metric._labelnames), metric._documentation)
             for name, metric in self._all.items()
         ]
+        return [*described, MetricDescription(_SkippedTokens.NAME, "summary", ("quantile",), _SkippedTokens.TEXT)]
 
     def _counter(self, name: str, text: str) -> Counter:
         return self._add(name, Counter(name, text, _LABELS.get(name, []), registry=self._registry))

@@ -14,6 +14,8 @@ from tgi_local.constraints import ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
+    BodyShapeError,
+    MalformedBodyError,
     NotReadyError,
     OverloadedError,
     RequestError,
@@ -132,9 +134,14 @@ class Service:
 
     @contextmanager
     def translating(self) -> Iterator[None]:
-        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too."""
+        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too.
+
+        As TGI, what can not be read as a request at all is none.
+        """
         try:
             yield
+        except (MalformedBodyError, BodyShapeError):
+            raise
         except RequestError as error:
             self.metrics.request_received()
             self.metrics.request_failed(_cause(error))
@@ -195,8 +202,18 @@ class Service:
             return await self._workers.run(function)
 
     def open(self, requests: Sequence[GenerationRequest]) -> OpenGeneration:
-        """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
+        """Take request slots and get ready to stream.
+
+        Raises OverloadedError when slots are short, ValidationError when there are not that many at all.
+        """
         model = self._model_for(max((request.received_s for request in requests), default=math.inf))
+        if len(requests) > model.limits.max_concurrent_requests:
+            self.metrics.request_failed("validation")
+            raise ValidationError(
+                f"this asks for {len(requests)} texts at once, and no more than {model.limits.max_concurrent_requests} "
+                "are generated at a time",
+                param="n",
+            )
         try:
             self._slots.take(len(requests), model.limits.max_concurrent_requests)
         except OverloadedError:

@@ -6,11 +6,12 @@ Names and environment variables are TGI's. The command line wins over the enviro
 import argparse
 import difflib
 import ipaddress
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +29,7 @@ PROGRAM = "tgi-local"
 DEFAULT_HOSTNAME = "127.0.0.1"
 DEFAULT_PORT = 8080
 SPACE_PORT = 7860
+_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]+")
 MAX_QUOTED = 120  # characters of a wrong value or flag in an error line
 
 
@@ -122,6 +124,8 @@ class Settings(TgiFlags):
     space_id: str | None = Field(None, description="set by a Hugging Face Space; serves its port to everyone")
     space_host: str | None = Field(None, description="set by a Hugging Face Space; its public host name")
 
+    _name_for_hostname: str | None = PrivateAttr(None)
+
     @property
     def is_space(self) -> bool:
         return self.space_id is not None
@@ -134,9 +138,15 @@ class Settings(TgiFlags):
     @property
     def notes(self) -> list[str]:
         """Lines that a start must log."""
+        notes = super().notes
+        if self._name_for_hostname is not None:
+            notes = [
+                *notes,
+                f"HOSTNAME {_short(self._name_for_hostname)} is no IP address: listening on {self.hostname}",
+            ]
         if self.is_loopback or self.api_key is not None:
-            return super().notes
-        return [*super().notes, f"serving {self.hostname} without an API key: {self.platform} decides who reaches it"]
+            return notes
+        return [*notes, f"serving {self.hostname} without an API key: {self.platform} decides who reaches it"]
 
     @property
     def chat_first(self) -> bool:
@@ -169,6 +179,14 @@ class Settings(TgiFlags):
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("cors_allow_origin")
+    @classmethod
+    def _comparable_origins(cls, origins: list[str]) -> list[str]:
+        """As browsers send them; one of another form would never be found."""
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("an origin is a scheme and a host, such as https://app.example, without a path; or *")
+        return origins
 
     @field_validator("hostname")
     @classmethod
@@ -208,6 +226,15 @@ class Settings(TgiFlags):
             values["hostname"] = "0.0.0.0"
         return values
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_name(cls, values: Any, handler: "ModelWrapValidatorHandler[Settings]") -> "Settings":
+        given = values.get("hostname") if isinstance(values, dict) else None
+        settings = handler(values)
+        if given and given != "localhost" and not _is_address(given):
+            settings._name_for_hostname = given
+        return settings
+
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
@@ -229,6 +256,15 @@ class Settings(TgiFlags):
         if longest_input and self.max_total_tokens and longest_input >= self.max_total_tokens:
             raise ValueError(
                 f"max-input-tokens {longest_input} must be less than max-total-tokens {self.max_total_tokens}"
+            )
+        if (
+            self.max_total_tokens
+            and self.max_batch_total_tokens
+            and self.max_total_tokens > self.max_batch_total_tokens
+        ):
+            raise ValueError(
+                f"max-total-tokens {self.max_total_tokens} must be at most max-batch-total-tokens "
+                f"{self.max_batch_total_tokens}"
             )
         is_given = "max_batch_prefill_tokens" in self.model_fields_set and self.max_batch_total_tokens is not None
         if is_given and self.max_batch_prefill_tokens > (self.max_batch_total_tokens or 0):

@@ -204,7 +204,7 @@ def test_any_model_name_is_served(tiny_server: Server, model: str) -> None:
     [
         ({"temperature": -1}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
-        ({"n": 9}, "n"),
+        ({"n": 129}, "n"),
         ({"n": True}, "n"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -303,6 +303,35 @@ def test_best_of_answers_with_the_likeliest_of_each_prompt(tiny_server: Server) 
 def test_best_of_that_can_not_be(tiny_server: Server, fields: dict[str, Any]) -> None:
     response = complete(tiny_server, **fields)
     assert response.status_code == 400 and response.json()["error"]["param"] == "best_of"
+
+
+def test_the_offsets_of_an_echo_are_places_in_the_text(tiny_server: Server) -> None:
+    """Also where a character is several tokens, each of which reads as no character."""
+    prompt = "héllo 😀 the fox\n"
+    for stream in (False, True):
+        response = complete(
+            tiny_server, prompt=prompt, echo=True, logprobs=0, max_tokens=3, temperature=0, stream=stream
+        )
+        lines = (
+            [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+            if stream
+            else [response.text]
+        )
+        choices = [json.loads(line)["choices"][0] for line in lines]
+        text = "".join(choice["text"] for choice in choices)
+        tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+        offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+        assert text.startswith(prompt) and len(tokens) == len(offsets) > len(prompt) // 2
+        assert offsets[-3] == len(prompt), "where the answer begins"
+        for token, offset in zip(tokens, offsets, strict=True):
+            assert text.startswith(token, offset) or text[offset] in "é😀"
+
+
+def test_more_texts_than_a_server_makes_are_refused_for_good(tiny_server: Server) -> None:
+    """A 429 would be tried again for ever."""
+    response = complete(tiny_server, prompt=["x"] * 4, n=33, max_tokens=1)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "n"
+    assert "132 texts at once, and no more than 128" in response.json()["error"]["message"]
 
 
 PREFILLED = [*HI, {"role": "assistant", "content": "The answer"}]

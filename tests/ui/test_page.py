@@ -18,7 +18,7 @@ from tests.ui.browsing import (
 )
 from tests.ui.stand_in import StandIn
 from tests.ui.test_markdown import LOADING
-from tgi_local.api.security import CONTENT_SECURITY_POLICY
+from tgi_local.api.exchange import CONTENT_SECURITY_POLICY
 
 LONG = [f"w{n} " for n in range(2000)]
 

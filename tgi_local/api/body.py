@@ -25,9 +25,11 @@ async def read(request: Request, model: type[M]) -> M:
 async def read_as(request: Request, understand: Callable[[Any], T]) -> T:
     """The same, for bodies of several shapes. Raises OverloadedError when too many large ones wait."""
     body = await request.body()
-    if len(body) <= INLINE_BYTES:
-        return understand(_loads(body))
-    return await until_disconnect(request, context(request).service.work(lambda: understand(_loads(body))))
+    service = context(request).service
+    with service.translating():
+        if len(body) <= INLINE_BYTES:
+            return understand(_loads(body))
+        return await until_disconnect(request, service.work(lambda: understand(_loads(body))))
 
 
 async def apart(request: Request, translate: Callable[[], T]) -> T:

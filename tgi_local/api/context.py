@@ -5,9 +5,9 @@ from typing import Self
 
 from starlette.requests import Request
 
-from tgi_local import __version__
 from tgi_local.api.callers import Callers
 from tgi_local.api.response_store import ResponseStore
+from tgi_local.protocol.tgi import TGI_VERSION
 from tgi_local.service import Service
 from tgi_local.settings import Settings
 from tgi_local.types import Caller
@@ -36,7 +36,8 @@ class ApiContext:
 
     @property
     def fingerprint(self) -> str:
-        return f"{__version__}-native"
+        """TGI's form, with the version that /info names."""
+        return f"{TGI_VERSION}-native"
 
 
 def context(request: Request) -> ApiContext:

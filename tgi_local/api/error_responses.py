@@ -104,8 +104,9 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     headers = getattr(error, "headers", None)
     if not speaks_openai(request.url.path):
         return Response(status_code=status, headers=headers)
-    text = "Method not allowed" if status == 405 else "No such route"
-    body: dict[str, Any] = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    text, error_type = ("Method not allowed", "validation") if status == 405 else ("No such route", "not_found")
+    told = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
+    body: dict[str, Any] = {"error": told, "error_type": error_type}
     if speaks_anthropic(request.url.path):
         body = _anthropic_body(status, text)
     return Response(orjson.dumps(body), status, headers, "application/json")

@@ -12,13 +12,17 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tgi_local.errors import StartupError
 from tgi_local.service import Service
 
 MAX_HEADER_BYTES = 65_536
+# How long a connection may take to send the head of a request; half-sent bodies are the gate's.
+HEAD_TIMEOUT_S = 30.0
 # A Space's proxies reach it from addresses of their own network. Whoever else names a client's address is not believed:
 # the client itself may have written it.
 PROXY_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1,fc00::/7"
@@ -50,6 +54,36 @@ def bind(hostname: str, port: int) -> socket.socket:
         raise StartupError(f"{hostname}:{port} {reason}; choose another with --port, or stop what uses it") from error
     listener.set_inheritable(True)
     return listener
+
+
+class Connection(H11Protocol):
+    """Closed when it sends no whole head for `HEAD_TIMEOUT_S`: there are only so many files that a process may open."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        """The time does not begin again with every byte. Between requests `KEEP_ALIVE_S` holds."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class HttpServer(uvicorn.Server):
@@ -131,4 +165,4 @@ class HttpServer(uvicorn.Server):
 
 def _parser_options() -> dict[str, Any]:
     """The pure-Python parser lets its header limit be set; httptools is faster and limits headers itself."""
-    return {"http": "h11", "h11_max_incomplete_event_size": MAX_HEADER_BYTES}
+    return {"http": Connection, "h11_max_incomplete_event_size": MAX_HEADER_BYTES}

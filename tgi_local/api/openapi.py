@@ -29,6 +29,7 @@ _DESCRIPTIONS: Final = {
     401: "The API key is missing or wrong",
     403: "Sent for another site's page",
     404: "Not here",
+    408: "The body stopped coming",
     413: "The body is too large",
     415: "The body is not JSON",
     421: "Not a host name of this server",
@@ -39,7 +40,7 @@ _DESCRIPTIONS: Final = {
     503: "Not ready",
 }
 _GATE: Final = (401, 403, 421)
-_GATE_BODY: Final = (400, 413, 415)
+_GATE_BODY: Final = (400, 408, 413, 415)
 
 
 @cache

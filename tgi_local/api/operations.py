@@ -11,7 +11,7 @@ from tgi_local.protocol import schema_tgi as native
 
 Example = dict[str, Any]
 
-# Besides these, the gate answers 400, 401, 403, 413, 415 and 421 on every route with a body.
+# Besides these, the gate answers 400, 401, 403, 408, 413, 415, 421 and 429 on every route with a body.
 GENERATION: Final = (422, 424, 429, 500, 503)
 
 

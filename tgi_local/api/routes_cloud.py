@@ -74,17 +74,16 @@ async def invocations(request: Request) -> Response:
 
 
 def _sagemaker_body(body: Any, *, chat_first: bool) -> WireModel:
-    """Raises BodyShapeError: what is wrong when only one dialect can be meant, else that none fits."""
+    """Raises BodyShapeError: that none fits, and what is wrong where only one dialect can be meant."""
     kinds = (CHAT, NATIVE, COMPLETION) if chat_first else (NATIVE, CHAT, COMPLETION)
     meant: list[type[WireModel]] = [model for key, model in kinds if isinstance(body, dict) and key in body]
-    if len(meant) == 1:
-        return parse(meant[0], body)
+    hint = "give `inputs`, `messages` or `prompt`"
     for model in meant:
         try:
             return parse(model, body)
-        except BodyShapeError:
-            continue
-    raise BodyShapeError(f"{NO_SHAPE}: give `inputs`, `messages` or `prompt`")
+        except BodyShapeError as error:
+            hint = error.detail if len(meant) == 1 else hint
+    raise BodyShapeError(f"{NO_SHAPE}: {hint}")
 
 
 @router.post("/vertex")
@@ -92,8 +91,9 @@ async def vertex(request: Request) -> Response:
     received_s = time.monotonic()
     try:
         body = await read(request, VertexRequest)
-        if not body.instances:
-            raise NoInstancesError()
+        with context(request).service.translating():
+            if not body.instances:
+                raise NoInstancesError()
 
         async def prepare() -> list[GenerationRequest]:
             return [await _prepare_instance(request, instance, received_s) for instance in body.instances]

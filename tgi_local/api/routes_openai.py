@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -64,6 +65,8 @@ async def list_models(request: Request) -> Response:
 
 @router.get("/v1/models/{model_id:path}")
 async def retrieve_model(request: Request, model_id: str) -> Response:
+    if not model_id:
+        raise HTTPException(404)  # the list with a slash after it; paths are exact
     model = context(request).service.model
     if model_id not in (model.info.model_id, *NEUTRAL_MODEL_NAMES):
         raise NotFoundError("No such model; /v1/models lists the one that is served", code="model_not_found")

@@ -66,8 +66,10 @@ async def chat_tokenize(request: Request) -> Response:
     body = await read(request, ChatRequest)
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
-    conversation = await apart(request, lambda: to_conversation(body, switches))
-    prompt = await until_disconnect(request, service.render_chat(conversation))
+    with service.translating():
+        conversation = await apart(request, lambda: to_conversation(body, switches))
+        prompt = await until_disconnect(request, service.render_chat(conversation))
+    service.metrics.request_received()  # as in TGI, where /tokenize is none
     tokens = await until_disconnect(request, service.tokenize_chat(prompt, _write_spans))
     return PiecesAnswer([b'{"tokenize_response":', *tokens, b',"templated_text":', orjson.dumps(prompt.text), b"}"])
 

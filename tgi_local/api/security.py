@@ -1,31 +1,34 @@
 """The one gate in front of every route and of the page: Host, Origin, API key, content type, body and header limits."""
 
-import asyncio
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tgi_local.api import sign_in
 from tgi_local.api.cors import Cors
-from tgi_local.api.error_responses import refusal_body
+from tgi_local.api.exchange import (
+    NOT_FRAMED,
+    PAGE_API_PREFIX,
+    TEXT_413,
+    BodiesOnTheWay,
+    CutOff,
+    Exchange,
+    RawHeaders,
+    Refusal,
+    header_values,
+)
 from tgi_local.api.operations import OPERATIONS
+from tgi_local.api.request_target import in_origin_form
 from tgi_local.settings import Settings
 
-RawHeaders = list[tuple[bytes, bytes]]
 Identity = Literal["none", "header", "cookie"]
 
 _MAX_HEADERS: Final = 100
 _MAX_HEADER_BYTES: Final = 65_536
-_PAGE_API_PREFIX: Final = "/gradio_api/"
-# How much of a body that is too large is still taken, and for how long.
-_MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
-_DISCARD_S: Final = 2.0
 # The chat is text only, so nothing is ever uploaded; the proxy fetches other addresses.
 _REFUSED_PREFIXES: Final = ("/gradio_api/upload", "/gradio_api/proxy")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,16 +38,9 @@ _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 # Whoever posts something else than JSON elsewhere under /v1, uploads above all, looks for a route that is not here.
 _V1_POSTS: Final = frozenset(operation.path for operation in OPERATIONS if operation.method == "post")
 _JSON_TYPE: Final = re.compile(rb"application/([a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
-NOT_FRAMED: Final = "'none'"
-# What the page needs and no more: Gradio's index has its configuration in an inline script, and images come from
-# nowhere but here, whatever a model writes.
-CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
-)
 _TEXT_401: Final = "Missing or wrong API key"
 _TEXT_415: Final = "Expected request with `Content-Type: application/json`"
-_TEXT_413: Final = "Failed to buffer the request body: length limit exceeded"
+_TEXT_FRAMING: Final = "A request has either a Content-Length or a Transfer-Encoding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +68,6 @@ def policy_for(settings: Settings) -> SecurityPolicy:
     )
 
 
-class Refusal(Exception):
-    """A request that goes no further. `text` is empty for an empty body and never echoes the request."""
-
-    def __init__(self, status: int, text: str, error_type: str = "validation", *, is_plain: bool = False) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.error_type = error_type
-        self.is_plain = is_plain  # plain text on native routes: TGI's form for what fails before a handler
-
-
-class _BodyTooLarge(Exception):
-    """Unwinds the app once the gate has answered 413."""
-
-
 class SecurityGate:
     """Owns the decision whether a request reaches the app. Pure ASGI; decides on `scope["path"]` only."""
 
@@ -98,6 +79,7 @@ class SecurityGate:
         hosts = policy.allowed_hosts
         self._hosts = None if hosts is None else frozenset(_host_name(host) for host in hosts)
         self._cors = Cors(policy.allowed_origins)
+        self._bodies = BodiesOnTheWay(policy.max_body_bytes)
         self._key_digest = self._session_digest = b""
         if policy.api_key is not None:
             self._key_digest = _digest(policy.api_key.encode())
@@ -109,7 +91,7 @@ class SecurityGate:
         elif scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         elif scope["type"] == "http":
-            await self._serve_http(scope, receive, send)
+            await self._serve_http(in_origin_form(scope), receive, send)
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: RawHeaders = list(scope["headers"])
@@ -125,12 +107,16 @@ class SecurityGate:
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: RawHeaders = list(scope["headers"])
-        exchange = _Exchange(
+        exchange = Exchange(
             scope,
             receive,
             send,
-            self._policy,
-            self._cors.headers(_values(headers, b"origin"), _values(headers, b"access-control-request-headers")),
+            self._policy.max_body_bytes,
+            self._policy.frame_ancestors,
+            self._bodies,
+            self._cors.headers(
+                header_values(headers, b"origin"), header_values(headers, b"access-control-request-headers")
+            ),
         )
         try:
             self._check_headers(headers)
@@ -148,13 +134,17 @@ class SecurityGate:
         except Refusal as refusal:
             await exchange.refuse(refusal)
             return
+        except CutOff:
+            return
         try:
             await self._app(scope, exchange.receive, exchange.send)
-        except (_BodyTooLarge, ExceptionGroup):
+        except (CutOff, ExceptionGroup):
             if not exchange.is_cut_off:
                 raise
+        finally:
+            exchange.end()
 
-    async def _serve_sign_in(self, exchange: "_Exchange", headers: RawHeaders, identity: Identity) -> None:
+    async def _serve_sign_in(self, exchange: Exchange, headers: RawHeaders, identity: Identity) -> None:
         if exchange.scope["method"] == "POST":
             if _media_type(headers) != sign_in.FORM_CONTENT_TYPE:
                 raise Refusal(415, "A sign-in is a posted form")
@@ -174,9 +164,12 @@ class SecurityGate:
     def _check_headers(self, headers: RawHeaders) -> None:
         if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
             raise Refusal(431, "Request header fields are too large")
+        if header_values(headers, b"transfer-encoding") and header_values(headers, b"content-length"):
+            # A proxy before us may go by the other one, and take what follows for another request.
+            raise Refusal(400, _TEXT_FRAMING, is_plain=True, closes=True)
         if self._hosts is None:
             return
-        hosts = _values(headers, b"host")
+        hosts = header_values(headers, b"host")
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if match is None or match[1].lower() not in self._hosts:
             raise Refusal(421, "This server does not answer for this Host", "misdirected_request")
@@ -200,30 +193,32 @@ class SecurityGate:
         path: str = scope["path"]
         if path.startswith(_REFUSED_PREFIXES):
             raise Refusal(403, "Uploads are not accepted", "forbidden")
-        if any(value.strip().lower() not in (b"", b"identity") for value in _values(headers, b"content-encoding")):
+        if any(
+            value.strip().lower() not in (b"", b"identity") for value in header_values(headers, b"content-encoding")
+        ):
             raise Refusal(415, "Compressed request bodies are not accepted", is_plain=True)
-        is_api_call = scope["method"] == "POST" and not path.startswith(_PAGE_API_PREFIX)
+        is_api_call = scope["method"] == "POST" and not path.startswith(PAGE_API_PREFIX)
         if is_api_call and not _JSON_TYPE.fullmatch(_media_type(headers)):
             if path.startswith("/v1/") and path not in _V1_POSTS:
                 raise Refusal(404, "No such route")
             raise Refusal(415, _TEXT_415, is_plain=True)
-        lengths = _values(headers, b"content-length")
+        lengths = header_values(headers, b"content-length")
         if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
             raise Refusal(400, "Content-Length is not a number", is_plain=True)
         # Counted first: Python refuses to parse a number of thousands of digits.
         if lengths and (len(lengths[0]) > 18 or int(lengths[0]) > self._policy.max_body_bytes):
-            raise Refusal(413, _TEXT_413, is_plain=True)
+            raise Refusal(413, TEXT_413, is_plain=True, closes=True)
 
     def _identify(self, headers: RawHeaders) -> Identity:
         """How the request proves that it knows the key; every comparison is of digests, in constant time."""
         if self._policy.api_key is None:
             return "none"
         for name in (b"authorization", b"x-api-key"):
-            values = _values(headers, name)
+            values = header_values(headers, name)
             candidate = _bearer(values[0]) if values and name == b"authorization" else b"".join(values[:1])
             if len(values) == 1 and hmac.compare_digest(_digest(candidate), self._key_digest):
                 return "header"
-        for cookie_header in _values(headers, b"cookie"):
+        for cookie_header in header_values(headers, b"cookie"):
             for token in sign_in.session_cookies(cookie_header):
                 if hmac.compare_digest(_digest(token), self._session_digest):
                     return "cookie"
@@ -231,143 +226,22 @@ class SecurityGate:
 
     def _is_cross_site(self, headers: RawHeaders) -> bool:
         """Whether a browser sent this for another site's page. What is no browser sends neither header."""
-        origins = [origin.lower() for origin in _values(headers, b"origin")]
+        origins = [origin.lower() for origin in header_values(headers, b"origin")]
         if len(origins) == 1 and self._cors.is_listed(origins[0]):
             return False
-        sites = _values(headers, b"sec-fetch-site")
+        sites = header_values(headers, b"sec-fetch-site")
         if len(origins) > 1 or b"cross-site" in sites:
             return True
         if not origins:
             return False
         if origins[0] == b"null":  # also what a form of our own page sends under `no-referrer`
             return sites != [b"same-origin"]
-        return not _is_same_origin(origins[0], _values(headers, b"host"))
-
-
-class _Exchange:
-    """Owns one request's way through the gate: counts its body, completes the headers of its answer."""
-
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, policy: SecurityPolicy, cors_headers: RawHeaders
-    ) -> None:
-        self.scope = scope
-        self.is_cut_off = False  # the gate has answered, whatever the app still sends
-        self._receive = receive
-        self._send = send
-        self._policy = policy
-        self._cors_headers = cors_headers
-        self._is_started = False
-        self._num_body_bytes = 0
-        self._has_more_body = True
-
-    async def receive(self) -> Message:
-        """The app's `receive`; answers 413 itself when a body without a length grows over the limit."""
-        if self.is_cut_off:
-            raise _BodyTooLarge
-        message = await self._receive_counted()
-        if self._num_body_bytes <= self._policy.max_body_bytes:
-            return message
-        if self._is_started:
-            return {"type": "http.disconnect"}
-        await self.refuse(Refusal(413, _TEXT_413, is_plain=True))
-        self.is_cut_off = True
-        raise _BodyTooLarge
-
-    async def send(self, message: Message) -> None:
-        """The app's `send`, with our headers in every answer."""
-        if self.is_cut_off:
-            return
-        if message["type"] == "http.response.start":
-            self._is_started = True
-            message = {**message, "headers": self._complete(message.get("headers", ()))}
-        await self._send(message)
-
-    async def read_body(self, max_bytes: int) -> bytes:
-        """The whole body of a form. Raises `Refusal` when it is longer."""
-        body = bytearray()
-        while True:
-            message = await self._receive()
-            body += message.get("body", b"")
-            if len(body) > max_bytes:
-                raise Refusal(413, _TEXT_413)
-            if not message.get("more_body", False):
-                return bytes(body)
-
-    async def respond(self, status: int, headers: RawHeaders | None = None, body: bytes = b"") -> None:
-        length = (b"content-length", str(len(body)).encode())
-        await self.send({"type": "http.response.start", "status": status, "headers": [*(headers or []), length]})
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
-        if status == 413:
-            await self._discard()
-        await self.send({"type": "http.response.body", "body": b""})
-
-    async def _discard(self) -> None:
-        """Take what is still on its way, within bounds: a connection that is closed before is reset, the answer lost."""
-        if _values(list(self.scope["headers"]), b"expect"):
-            return  # nothing is on its way before it is asked for
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DISCARD_S):
-                while self._has_more_body and self._num_body_bytes < _MAX_DISCARDED_BYTES:
-                    await self._receive_counted()
-
-    async def _receive_counted(self) -> Message:
-        message = await self._receive()
-        self._num_body_bytes += len(message.get("body", b""))
-        self._has_more_body = message.get("more_body", False)
-        return message
-
-    async def respond_page(self, status: int, message: str | None = None) -> None:
-        """The sign-in page."""
-        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-store")]
-        await self.respond(status, [*headers, *_challenge(status)], sign_in.sign_in_page(message))
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """The refusal in the form of the route that was asked."""
-        if refusal.status == 401 and _wants_page(self.scope):
-            await self.respond_page(401)
-            return
-        content_type, body = refusal_body(
-            self.scope["path"], refusal.status, refusal.text, refusal.error_type, is_plain=refusal.is_plain
-        )
-        headers = [(b"content-type", content_type)] if body else []
-        if refusal.status == 413:
-            headers.append((b"connection", b"close"))
-        await self.respond(refusal.status, [*headers, *_challenge(refusal.status)], body)
-
-    def _complete(self, headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-        """An answer's headers with ours in place; the app has no say in CORS."""
-        replaced = (b"x-content-type-options", b"referrer-policy")
-        kept = [
-            (name, value)
-            for name, value in headers
-            if name.lower() not in replaced and not name.lower().startswith(b"access-control-")
-        ]
-        kept += [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-        is_html = any(value.lower().startswith(b"text/html") for value in _values(kept, b"content-type"))
-        if is_html and not _values(kept, b"content-security-policy"):
-            policy = f"{CONTENT_SECURITY_POLICY}; frame-ancestors {self._policy.frame_ancestors}"
-            kept.append((b"content-security-policy", policy.encode()))
-        return [*kept, *self._cors_headers]
-
-
-def _challenge(status: int) -> RawHeaders:
-    return [(b"www-authenticate", b"Bearer")] if status == 401 else []
-
-
-def _wants_page(scope: Scope) -> bool:
-    """Whether a person's browser asks for a page, not a script for data."""
-    if scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(("/v1/", _PAGE_API_PREFIX)):
-        return False
-    return any(b"text/html" in accept.lower() for accept in _values(list(scope["headers"]), b"accept"))
-
-
-def _values(headers: RawHeaders, name: bytes) -> list[bytes]:
-    return [value for header, value in headers if header.lower() == name]
+        return not _is_same_origin(origins[0], header_values(headers, b"host"))
 
 
 def _media_type(headers: RawHeaders) -> bytes:
     """The one content type without its parameters, in lower case; empty when there is none, or several."""
-    types = _values(headers, b"content-type")
+    types = header_values(headers, b"content-type")
     return types[0].partition(b";")[0].strip().lower() if len(types) == 1 else b""
 
 

@@ -75,7 +75,8 @@ def parse_grammar(given: Mapping[str, Any], field: str) -> JsonGrammar | RegexGr
     if kind is None:
         raise _shape_error(field, "missing field `type`")
     if kind not in _KINDS:
-        raise _shape_error(field, f"unknown variant, expected one of {', '.join(f'`{known}`' for known in _KINDS)}")
+        known = _KINDS if field == "grammar" else ("text", *_KINDS)
+        raise _shape_error(field, f"unknown variant, expected one of {', '.join(f'`{name}`' for name in known)}")
     if kind == "json_schema" and value is None and "json_schema" in given:
         return _openai_schema(given["json_schema"], field)
     if value is None:

@@ -12,11 +12,12 @@ from tgi_local.model_info import GenerationDefaults
 from tgi_local.protocol.extensions import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, ExtensionFields, Refused
 from tgi_local.protocol.grammars import GuidedFields, parse_response_format
 from tgi_local.protocol.messages import Message, to_message
+from tgi_local.protocol.tgi import stop_strings
 from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, TokenLimit, WireModel
 from tgi_local.types import RequestParameters, TextOptions
 
-MAX_CHOICES = 8
+MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024
@@ -269,7 +270,7 @@ def _parameters(
         additive_presence_penalty=body.presence_penalty or 0.0,
         max_new_tokens=max_tokens,
         min_new_tokens=body.min_tokens or 0,
-        stop=_stop(body.stop, body.stop_sequences),
+        stop=stop_strings([body.stop] if isinstance(body.stop, str) else body.stop, body.stop_sequences),
         seed=None if body.seed is None else body.seed % 2**64,
         top_n_tokens=top_n_tokens,
         max_top_n_tokens=MAX_TOP_LOGPROBS,
@@ -287,11 +288,6 @@ def _parameters(
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
-
-
-def _stop(stop: str | list[str] | None, stop_sequences: list[str] | None) -> tuple[str, ...]:
-    given = [stop] if isinstance(stop, str) else stop or []
-    return tuple(dict.fromkeys([*given, *(stop_sequences or [])]))
 
 
 def _logit_bias(bias: dict[str, float] | list[float] | None) -> tuple[tuple[int, float], ...]:

@@ -155,9 +155,8 @@ class CompletionAnswer:
     def chunk(self, index: int, event: TextEvent, request: GenerationRequest) -> dict[str, Any]:
         is_first = index not in self._offsets
         echoed = request.prompt_text if is_first and self._body.with_prompt else ""
-        tokens = [*event.prompt_tokens, *([event.token] if event.token else [])]
         offset = self._offsets.get(index, 0)
-        logprobs = self._logprobs(tokens, offset)
+        logprobs = self._logprobs(event.prompt_tokens, [event.token] if event.token else [], echoed, offset)
         text = echoed + event.text
         self._offsets[index] = offset + len(text)
         finish = _finish(event.finish.reason) if event.finish else None
@@ -180,23 +179,26 @@ class CompletionAnswer:
 
     def _choice(self, index: int, generation: Generation) -> dict[str, Any]:
         assert generation.finish is not None
-        text = (generation.request.prompt_text if self._body.with_prompt else "") + generation.text
-        tokens = [*generation.prompt_tokens, *generation.tokens]
+        echoed = generation.request.prompt_text if self._body.with_prompt else ""
         return {
             "index": index,
-            "text": text,
-            "logprobs": self._logprobs(tokens, 0),
+            "text": echoed + generation.text,
+            "logprobs": self._logprobs(generation.prompt_tokens, generation.tokens, echoed, 0),
             "finish_reason": _finish(generation.finish.reason),
         }
 
-    def _logprobs(self, tokens: Sequence[TextToken], offset: int) -> dict[str, Any] | None:
-        """The legacy shape: parallel lists."""
+    def _logprobs(
+        self, prompt_tokens: Sequence[TextToken], new_tokens: Sequence[TextToken], echoed: str, offset: int
+    ) -> dict[str, Any] | None:
+        """The legacy shape: parallel lists. `offset` is where `echoed` begins, and the new tokens after it."""
         if self._body.logprobs is None:
             return None
-        offsets = []
-        for token in tokens:
+        offsets = [offset + position for position in _places(prompt_tokens, echoed)]
+        offset += len(echoed)
+        for token in new_tokens:
             offsets.append(offset)
             offset += len(token.text)
+        tokens = [*prompt_tokens, *new_tokens]
         num_top = self._body.logprobs
         return {
             "tokens": [token.text for token in tokens],
@@ -204,6 +206,24 @@ class CompletionAnswer:
             "top_logprobs": [_top_map(token, num_top) for token in tokens],
             "text_offset": offsets,
         }
+
+
+def _places(tokens: Sequence[TextToken], text: str) -> list[int]:
+    """Where each token of a prompt begins in it.
+
+    A token of its own reads otherwise than in its place where it is a part of a character, lacks its space, or was put
+    before the text. The next one that is found says how far such tokens reach.
+    """
+    places: list[int] = []
+    place = reach = 0  # `reach`: how many characters the tokens since the last one that was found can come to
+    for token in tokens:
+        found = text.find(token.text, place, place + reach + len(token.text) + 1) if token.text else -1
+        places.append(place if found < 0 else found)
+        if found < 0:
+            reach += len(token.text)
+        else:
+            place, reach = found + len(token.text), 0
+    return places
 
 
 def _likeliest(generations: Sequence[Generation], num_samples: int, count: int) -> list[Generation]:

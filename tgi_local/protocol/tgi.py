@@ -79,7 +79,7 @@ def to_parameters(body: GenerateRequest) -> RequestParameters:
         max_new_tokens=p.max_new_tokens,
         min_new_tokens=p.min_new_tokens or 0,
         ignore_eos=bool(p.ignore_eos or p.ignore_eos_token),
-        stop=tuple(dict.fromkeys([*(p.stop or []), *(p.stop_sequences or [])])),
+        stop=stop_strings(p.stop, p.stop_sequences),
         truncate=p.truncate,
         watermark=bool(p.watermark),
         seed=p.seed,
@@ -89,6 +89,12 @@ def to_parameters(body: GenerateRequest) -> RequestParameters:
         adapter_id=p.adapter_id,
         text=TextOptions(keep_stop_string=True),
     )
+
+
+def stop_strings(stop: list[str] | None, stop_sequences: list[str] | None) -> tuple[str, ...]:
+    """`stop` as it came, because TGI counts repetitions, too; some clients send the same list under both names."""
+    given = stop or []
+    return (*given, *(text for text in stop_sequences or () if text not in given))
 
 
 def check_stream_parameters(parameters: GenerateParameters) -> None:

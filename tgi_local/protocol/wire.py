@@ -1,4 +1,4 @@
-"""What every wire schema shares: strict types, and errors that name the field without echoing its value."""
+"""What every wire schema shares: strict types, and errors that name the field; of values, only integers are echoed."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -30,6 +30,8 @@ _EXPECTED = {
     "model_type": "a map",
     "model_attributes_type": "a map",
 }
+# The bound that a number breaks, in pydantic's context of the error.
+_BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
 _KINDS = {bool: "boolean", int: "integer", float: "floating point", str: "string", list: "sequence", dict: "map"}
 
 M = TypeVar("M", bound="WireModel")
@@ -68,7 +70,7 @@ def parse(model: type[M], body: Any) -> M:
 
 
 def shape_error(error: ValidationError) -> BodyShapeError:
-    problem = error.errors(include_url=False, include_context=False)[0]
+    problem = error.errors(include_url=False)[0]
     path = param = _dotted([part for part in problem["loc"] if not _is_union_branch(part)])
     if problem["type"] == "missing":
         *parents, name = path.rsplit(".", 1)
@@ -76,6 +78,11 @@ def shape_error(error: ValidationError) -> BodyShapeError:
         path = parents[0] if parents else ""
     elif problem["type"] in _EXPECTED:
         detail = f"invalid type: {_kind(problem['input'])}, expected {_EXPECTED[problem['type']]}"
+    elif problem["type"] in _BOUNDS and isinstance(problem["input"], int):
+        bound, words = _BOUNDS[problem["type"]]
+        detail = f"invalid value: integer `{problem['input']}`, expected {words} {problem['ctx'][bound]}"
+    elif problem["type"] == "too_short":
+        detail = f"invalid length {problem['ctx']['actual_length']}, expected at least {problem['ctx']['min_length']}"
     elif problem["type"] == "value_error":
         detail = problem["msg"].removeprefix("Value error, ")
     else:

@@ -141,6 +141,15 @@ def test_just_beyond_a_limit(tiny_server: Server, parameters: dict[str, Any], te
         assert post(tiny_server, "/", {"inputs": inputs, "parameters": parameters, "stream": True}).events == [event]
 
 
+def test_how_stop_strings_are_counted(tiny_server: Server) -> None:
+    """As they are given; the same list under two names, as some clients send it, is one."""
+    want = "`stop` supports up to 4 stop sequences. Given: 5"
+    for fields in ({"stop": ["a"] * 5}, {"stop": list("abcd"), "stop_sequences": list("abcde")}):
+        assert refusal(tiny_server, "/generate", fields, "x") == want
+    both = {"stop": list("abcd"), "stop_sequences": list("abcd"), "max_new_tokens": 1}
+    assert post(tiny_server, "/generate", {"inputs": "x", "parameters": both}).status == 200
+
+
 def test_the_first_failure_in_tgis_order_is_told(tiny_server: Server) -> None:
     inputs, count = long_prompt(tiny_server)
     for (parameters, text), (later, _) in itertools.combinations(CHECKS, 2):

@@ -98,10 +98,11 @@ def test_invocations_are_read_by_their_shape(tiny_server: Server, body: dict[str
 
 
 def test_invocations_of_no_known_shape(tiny_server: Server) -> None:
-    for body in ({"text": "x"}, {}, [], {"inputs": 1, "messages": 1, "prompt": 1}):
+    for body in ({"text": "x"}, {}, [], {"inputs": 1, "messages": 1, "prompt": 1}, {"inputs": 1}):
         answer = post(tiny_server, "/invocations", body)
         assert answer.status == 422 and answer.header("content-type") == "text/plain; charset=utf-8"
         assert b"data did not match any variant of untagged enum SagemakerRequest" in answer.body
+    assert b"inputs: invalid type: integer, expected a string" in answer.body, "what only one dialect can mean"
 
 
 def test_messages_api_enabled_puts_chat_first(limited_server: Server) -> None:

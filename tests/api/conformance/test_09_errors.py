@@ -345,3 +345,55 @@ def test_refusals_are_counted_by_their_cause(tiny_server: Server) -> None:
         assert post(tiny_server, path, body).status in (200, 400, 422), path
         after = counts()
         assert (after[0] - before[0], after[1] - before[1]) == (1, 1), (path, body)
+
+
+# The wire itself.
+
+
+def test_two_lengths_of_one_body_are_refused(tiny_server: Server) -> None:
+    """A proxy that goes by the other one would take what follows for a request of its own."""
+    body = b'{"inputs":"x"}'
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for headers, status in (({}, 200), ({"content-length": str(len(framed))}, 400)):
+        with connect(tiny_server) as connection:
+            head = {"host": "localhost", "content-type": "application/json", "transfer-encoding": "chunked", **headers}
+            lines = ["POST /tokenize HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+            follows = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            connection.sendall("\r\n".join(lines).encode() + framed + follows)
+            received = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert parse(received).status == status
+        assert received.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("http://localhost/health", 200), ("HTTP://127.0.0.1:80/health", 200), ("http://evil.example/health", 421)],
+)
+def test_a_target_with_a_host_is_served_by_that_host(tiny_server: Server, target: str, status: int) -> None:
+    assert call(tiny_server, "GET", target).status == status
+    assert call(tiny_server, "GET", "/http://localhost/health").status == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [("max_new_tokens", -1, "at least 0"), ("seed", -1, "at least 0"), ("top_k", 2**31, f"at most {2**31 - 1}")],
+)
+def test_numbers_out_of_range(tiny_server: Server, name: str, value: int, bound: str) -> None:
+    answer = post(tiny_server, "/generate", {"inputs": "x", "parameters": {name: value}})
+    assert_plain(answer, 422, f"{SHAPE}parameters.{name}: invalid value: integer `{value}`, expected {bound} at line ")
+
+
+def test_an_empty_list_of_messages(tiny_server: Server) -> None:
+    error = post(tiny_server, "/v1/chat/completions", {"messages": []}).json["error"]
+    assert error["message"].startswith(f"{SHAPE}messages: invalid length 0, expected at least 1 at line ")
+
+
+def test_no_route_of_openai_says_so_in_both_forms(tiny_server: Server) -> None:
+    for method, path, status, kind in (
+        ("GET", "/v1/models/", 404, "not_found"),
+        ("POST", "/v1/embeddings", 404, "not_found"),
+        ("GET", "/v1/completions", 405, "validation"),
+    ):
+        answer = call(tiny_server, method, path, {} if method == "POST" else None)
+        assert (answer.status, answer.json["error_type"]) == (status, kind)
+        assert answer.json["error"]["message"]

@@ -33,6 +33,7 @@ def test_the_length_of_an_answer_is_limited_by_the_context_alone(limited_server:
 
 def test_a_name_in_hostname_breaks_nothing(limited_server: Server) -> None:
     assert limited_server.url.startswith("http://127.0.0.1:"), "and opens nothing"
+    assert "HOSTNAME a1b2c3d4e5f6 is no IP address: listening on 127.0.0.1" in limited_server.log
 
 
 def test_what_changes_nothing_is_said_in_the_log(limited_server: Server) -> None:

@@ -55,3 +55,46 @@ def test_a_panel_has_data(samples: list[str], selector: str) -> None:
 
 def test_the_panel_that_is_empty(samples: list[str]) -> None:
     assert not [line for line in samples if line.startswith(EMPTY_IN_TGI)]
+
+
+def test_the_summary(samples: list[str]) -> None:
+    """No token is ever speculated, and each one generated says so."""
+    lines = dict(line.rsplit(" ", 1) for line in samples if line.startswith("tgi_request_skipped_tokens"))
+    quantiles = [
+        f'tgi_request_skipped_tokens{{quantile="{q}"}}' for q in ("0", "0.5", "0.9", "0.95", "0.99", "0.999", "1")
+    ]
+    assert [lines.pop(quantile) for quantile in quantiles] == ["0.0"] * 7
+    assert float(lines.pop("tgi_request_skipped_tokens_count")) >= 2
+    assert lines == {"tgi_request_skipped_tokens_sum": "0.0"}
+
+
+HI = [{"role": "user", "content": "hi"}]
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "received", "failed"),
+    [
+        ("/generate", {"inputs": "x", "parameters": {"max_new_tokens": 1}}, 1, 0),
+        ("/tokenize", {"inputs": "x"}, 0, 0),
+        ("/chat_tokenize", {"messages": HI}, 1, 0),
+        ("/chat_tokenize", {"messages": IMAGE}, 1, 1),
+        ("/v1/chat/completions", {"messages": HI, "use_beam_search": True}, 1, 1),
+        ("/v1/completions", {"prompt": "x", "mirostat": 2}, 1, 1),
+        ("/v1/completions", {"prompt": ["x"] * 4, "n": 128}, 4, 1),
+        ("/vertex", {"instances": []}, 1, 1),
+        ("/generate", {"inputs": 5}, 0, 0),
+        ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "regex"}}, 0, 0),
+        ("/generate", b"{", 0, 0),
+    ],
+)
+def test_what_counts_as_a_request(tiny_server: Server, path: str, body: object, received: int, failed: int) -> None:
+    """As in TGI: what can be read as one, whether or not it is served; `/tokenize` is none."""
+
+    def counts() -> tuple[float, float]:
+        return tiny_server.metric("tgi_request_count"), tiny_server.metric("tgi_request_failure", err="validation")
+
+    before = counts()
+    answer = post(tiny_server, path, body)
+    assert (answer.status >= 400) is (bool(failed) or (not received and path != "/tokenize"))
+    assert tuple(now - then for now, then in zip(counts(), before, strict=True)) == (received, failed)
