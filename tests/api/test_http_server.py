@@ -4,9 +4,12 @@ import asyncio
 import socket
 
 import pytest
+from fastapi import FastAPI
 
-from tgi_local.api.http_server import bind
+from tgi_local.api.http_server import HttpServer, bind
 from tgi_local.errors import StartupError
+from tgi_local.metrics import Metrics
+from tgi_local.service import Service
 
 
 async def test_small_writes_leave_at_once() -> None:
@@ -25,6 +28,12 @@ async def test_small_writes_leave_at_once() -> None:
         assert await accepted != 0
         writer.close()
         await writer.wait_closed()
+
+
+def test_idle_connections_are_left_to_the_client() -> None:
+    """Closed here after uvicorn's 5 s, one that a pool of Node's takes up at that moment is reset under its request."""
+    server = HttpServer(FastAPI(), Service(Metrics()), drain_s=0, behind_proxy=False)
+    assert server.config.timeout_keep_alive > 600, "what the slowest load balancers keep"
 
 
 def test_a_port_in_use_is_named() -> None:
