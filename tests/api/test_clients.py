@@ -1,6 +1,7 @@
-"""Clients of other kinds than those in `tests/clients`: Gradio's, and a connection kept as browsers keep it."""
+"""Clients of other kinds than those in `tests/clients`, and requests that only some of many clients send."""
 
 import json
+from typing import Any
 
 import httpx
 import openai
@@ -46,3 +47,32 @@ def test_uploads_are_told_that_there_is_no_such_route(server: str, request: pyte
             with pytest.raises(openai.NotFoundError, match="No such route") as caught:
                 call()
             assert caught.value.type == "invalid_request_error"
+
+
+def test_a_list_of_models_is_read_as_anthropics_too(demo_server: Server) -> None:
+    """multi-llm-ts and others sort the models of an Anthropic server by `created_at`."""
+    headers = {"anthropic-version": "2023-06-01", "x-api-key": "-"}
+    page = demo_server.client.get(f"{demo_server.url}/v1/models?limit=1000", headers=headers).json()
+    (model,) = page["data"]
+    assert (model["type"], model["display_name"]) == ("model", model["id"])
+    assert model["created_at"].endswith("Z")
+    assert (page["has_more"], page["first_id"], page["last_id"]) == (False, model["id"], model["id"])
+
+
+def _offering(path: str, name: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {}}
+    function = {"name": name, "parameters": schema}
+    if path.endswith("/responses"):
+        return {"input": "hi", "max_output_tokens": 1, "tools": [{"type": "function", **function}]}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    if path.endswith("/messages"):
+        return {**chat, "model": "tgi", "tools": [{"name": name, "input_schema": schema}]}
+    return {**chat, "tools": [{"type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_names_of_tools_are_as_long_as_anthropics(demo_server: Server, path: str) -> None:
+    """Claude Code and editors join a server's and a tool's name of MCP: `mcp__server__tool`."""
+    for length, status in ((128, 200), (129, 400)):
+        answer = demo_server.client.post(demo_server.url + path, json=_offering(path, "m" * length))
+        assert answer.status_code == status, answer.text

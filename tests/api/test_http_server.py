@@ -5,7 +5,6 @@ import socket
 
 import pytest
 from fastapi import FastAPI
-from httpx._config import DEFAULT_LIMITS
 
 from tgi_local.api.http_server import HttpServer, bind
 from tgi_local.errors import StartupError
@@ -31,13 +30,12 @@ async def test_small_writes_leave_at_once() -> None:
         await writer.wait_closed()
 
 
+def test_idle_connections_are_left_to_the_client() -> None:
+    """Closed here after uvicorn's 5 s, one that a pool of Node's takes up at that moment is reset under its request."""
+    server = HttpServer(FastAPI(), Service(Metrics()), drain_s=0, behind_proxy=False)
+    assert server.config.timeout_keep_alive > 600, "what the slowest load balancers keep"
+
+
 def test_a_port_in_use_is_named() -> None:
     with bind("127.0.0.1", 0) as taken, pytest.raises(StartupError, match=f"{taken.getsockname()[1]} is in use"):
         bind("127.0.0.1", taken.getsockname()[1])
-
-
-def test_a_client_closes_an_unused_connection_first() -> None:
-    """Else the server may close it in the very moment in which a request comes, which is then reset."""
-    server = HttpServer(FastAPI(), Service(Metrics()), drain_s=1.0, behind_proxy=False)
-    load_balancer_s = 600
-    assert server.config.timeout_keep_alive > max(DEFAULT_LIMITS.keepalive_expiry or 0, load_balancer_s)

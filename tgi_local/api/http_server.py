@@ -26,12 +26,12 @@ HEAD_TIMEOUT_S = 30.0
 # A Space's proxies reach it from addresses of their own network. Whoever else names a client's address is not believed:
 # the client itself may have written it.
 PROXY_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1,fc00::/7"
+# An idle connection is the client's to close, as in TGI: one that we close while its pool takes it up loses a request.
+# Node's pools give it up after 4 or 5 s, proxies after 60, the slowest load balancers after 600.
+KEEP_ALIVE_S = 620
 # A connection that is still open after its stream got a terminal event is cut.
 CLOSE_TIMEOUT_S = 2
 FLUSH_S = 0.05
-# Longer than any client or load balancer leaves a connection unused (Google's is last, after 600 s): who closes first
-# may cut off a request that is on its way. TGI never does.
-KEEP_ALIVE_S = 620
 # After an error, an orderly shutdown gets so long; then the process ends without one.
 FAILED_EXIT_S = 8.0
 
@@ -98,8 +98,8 @@ class HttpServer(uvicorn.Server):
             ws="none",
             proxy_headers=behind_proxy,
             forwarded_allow_ips=PROXY_NETWORKS if behind_proxy else None,
-            timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             **_parser_options(),
         )
         super().__init__(config)

@@ -105,7 +105,13 @@ describe("@anthropic-ai/sdk", () => {
 
   test("models", async () => {
     const [model] = await collect(client.models.list());
-    assert.equal((await client.models.retrieve(model.id)).id, model.id);
+    assert.equal(model.type, "model");
+    assert.equal(model.display_name, model.id);
+    assert.ok(!Number.isNaN(Date.parse(model.created_at)), "lists are sorted by it");
+    assert.deepEqual(await client.models.retrieve(model.id), model);
+    const page = await client.models.list({ limit: 1000 });
+    assert.equal(page.hasNextPage(), false);
+    assert.equal(page.last_id, model.id);
   });
 
   test("errors are typed", async () => {
