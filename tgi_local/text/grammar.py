@@ -1,6 +1,7 @@
 """Grammars that constrain what a model may write: JSON schemas, regular expressions and tool calls, by llguidance."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,8 @@ from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, ToolFormat
 from tgi_local.text.tool_grammar import Spelling, Thought
 from tgi_local.types import GenerationRequest
+
+logger = logging.getLogger(__name__)
 
 CACHE_SIZE = 64
 MAX_PATTERN_LEN = 16 * 1024
@@ -234,7 +237,14 @@ def _rule(source: JsonGrammar | RegexGrammar) -> str:
 
 @lru_cache(CACHE_SIZE)
 def _schema_rule(text: bytes, strict: bool) -> str:
-    return f"%json {json.dumps(json_schema.prepare(text, strict=strict))}"
+    schema = json_schema.prepare(text, strict=strict)
+    if not strict:
+        is_wrong, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
+        if messages and not is_wrong:
+            logger.warning(
+                "a schema that is not strict is followed without some of its keywords: %s", _fault(messages[0])
+            )
+    return f"%json {json.dumps(schema)}"
 
 
 def _arguments_schema(tool: ToolSignature) -> str:
