@@ -214,7 +214,10 @@ async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) 
         ({"response_format": {"type": "json", "value": SCHEMA}}, "response_format", "mutually exclusive"),
         ({"tools": [], "response_format": {"type": "json", "value": SCHEMA}}, "response_format", "mutually exclusive"),
         ({"response_format": FORMAT, "guided_regex": "a"}, "response_format", "only one grammar"),
-        ({"guided_grammar": "root ::= x"}, "guided_grammar", "not supported"),
+        ({"guided_grammar": "root ::= x"}, "guided_grammar", "Rule 'x' not found"),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format", "not supported"),
+        ({"response_format": {"type": "grammar", "grammar": 3}}, "response_format", "not a valid grammar"),
+        ({"grammar": 'root ::= "a', "tools": None}, "grammar", "neither GBNF nor Lark"),
         ({"guided_choice": []}, "guided_choice", "not a valid choice"),
         ({"structured_outputs": {"regex": 3}}, "structured_outputs", "not a valid regex"),
     ],
@@ -236,9 +239,22 @@ async def test_what_is_refused_by_name(server: Writing, body: dict[str, Any], pa
         ({"structured_outputs": {"regex": "a{3}"}}, "x", "aaa"),
         ({"guided_choice": ["no.", "yes (1)"]}, "yes (2)", "yes (1)"),
         ({"structured_outputs": {"choice": ["no."]}}, "yes", "no."),
+        ({"guided_grammar": 'root ::= "a" num\nnum ::= [0-9] [0-9]\n'}, "a42", "a42"),
+        ({"structured_outputs": {"grammar": 'start: "a" NUM\nNUM: /[0-9]{2}/'}}, "a42", "a42"),
+        ({"grammar": 'root ::= "no" | "yes."'}, "yes.", "yes."),
+        ({"grammar": ""}, "as it likes", "as it likes"),
+        ({"ebnf": 'root ::= "no"\n    | "yes."\n'}, "yes.", "yes."),
+        ({"regex": "a{3}"}, "x", "aaa"),
+        ({"json_schema": SCHEMA}, "x", {"ok"}),
+        ({"json_schema": json.dumps(SCHEMA)}, "x", {"ok"}),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "json_schema", "json_schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "grammar", "grammar": 'root ::= "no"'}}, "yes", "no"),
+        ({"response_format": {"type": "regex", "pattern": "a{3}"}}, "x", "aaa"),
     ],
 )
-async def test_what_vllm_s_clients_send(server: Writing, body: dict[str, Any], says: str, written: Any) -> None:
+async def test_what_other_servers_clients_send(server: Writing, body: dict[str, Any], says: str, written: Any) -> None:
     chatted = (await chat(server, says, tools=None, **body))["message"]["content"]
     completed = await server.client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50, **body})
     for text in (chatted, completed.json()["choices"][0]["text"]):

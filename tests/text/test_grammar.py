@@ -13,7 +13,15 @@ from tokenizers import Tokenizer
 from tests.text.conftest import byte_level_backend, wrap
 from tests.text.real_schemas import DECIMAL, EMAIL, FREE, SMALL
 from tests.text.schemas import SCHEMAS
-from tgi_local.constraints import Grammar, GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.constraints import (
+    Grammar,
+    GrammarSource,
+    JsonGrammar,
+    RegexGrammar,
+    TextGrammar,
+    ToolGrammar,
+    ToolSignature,
+)
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema
 from tgi_local.text.grammar import GrammarCompiler
@@ -129,6 +137,51 @@ def test_a_schema_that_can_not_be_enforced_is_refused_by_name(schema: Any, fault
 def test_a_bad_expression_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="grammar is not valid: ") as refused:
         compiler().compile(RegexGrammar(pattern, "grammar"))
+    assert len(refused.value.message) < 300
+
+
+JSON_GBNF = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws # with escapes
+number ::= "-"? ([0-9] | [1-9] [0-9]{0,5}) ("." [0-9]+)? ws
+ws     ::= | " " | "\n" [ \t]{0,2}
+"""
+
+
+def test_grammars_as_text() -> None:
+    json_text = compiler().compile(TextGrammar(JSON_GBNF, "grammar"))
+    for seed in range(3):
+        assert isinstance(json.loads(walk(json_text, seed)[0]), dict)
+    for text, written in (
+        ('root ::= "a/b" [/"}] end\nend ::= "." | "!"', "a/b}!"),
+        ('?start: greeting " " NAME\ngreeting: "hi" | "ho"\nNAME: /[a-z}]+/', "ho x}y"),
+        ('%llguidance {}\nstart: "{" %json {"type": "integer", "minimum": 7, "maximum": 8} "}"', "{7}"),
+        ('# moves\nroot ::= (move " ")+\nmove ::= [a-h] [1-8] | "O-O" "-O"?', "e4 O-O-O "),
+    ):
+        assert accepted(TextGrammar(text, "grammar"), written) == written + "<end>"
+        assert accepted(TextGrammar(text, "grammar"), "~" + written) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        'root ::= "a',
+        "root ::= x",
+        'other ::= "a"',
+        "start: x",
+        "start: /(/",
+        "(" * 20_000,
+        "root ::= " + "(" * 9000,
+    ],
+)
+def test_a_bad_text_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="grammar is not valid: ") as refused:
+        compiler().compile(TextGrammar(text, "grammar"))
     assert len(refused.value.message) < 300
 
 

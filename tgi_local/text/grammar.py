@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from tgi_local.constraints import GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.constraints import AnswerGrammar, GrammarSource, JsonGrammar, TextGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import ValidationError
-from tgi_local.text import json_schema, tool_grammar
+from tgi_local.text import json_schema, text_grammar, tool_grammar
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, ToolFormat
 from tgi_local.text.tool_grammar import Spelling, Thought
@@ -140,14 +140,17 @@ class GrammarCompiler:
         return replace(request, grammar=grammar, text=replace(request.text, are_calls_valid=True))
 
     def compile(self, source: GrammarSource, thought: Thought | None = None) -> CompiledGrammar:
+        field = "tools" if isinstance(source, ToolGrammar) else source.field
         try:
-            if isinstance(source, ToolGrammar):
-                names = tuple((tool.name, _arguments_schema(tool)) for tool in source.tools)
-                answer = None if source.answer is None else _rule(source.answer)
-                return self._compiled(names, source.is_forced, source.max_calls, answer, thought)
-            return self._compiled((), False, 0, _rule(source), thought)
+            if not isinstance(source, ToolGrammar):
+                return self._compiled((), False, 0, _rule(source), thought)
+            names = tuple((tool.name, _arguments_schema(tool)) for tool in source.tools)
+            answer = None
+            if source.answer is not None:
+                field = source.answer.field
+                answer, field = _rule(source.answer), "tools"
+            return self._compiled(names, source.is_forced, source.max_calls, answer, thought)
         except ValueError as error:
-            field = "tools" if isinstance(source, ToolGrammar) else source.field
             fault = _placed(_fault(str(error)), source)
             raise ValidationError(f"grammar is not valid: {fault}", param=field) from None
 
@@ -222,12 +225,14 @@ def _without_control_texts(description: str) -> str:
     return json.dumps(tokenizer)
 
 
-def _rule(source: JsonGrammar | RegexGrammar) -> str:
+def _rule(source: AnswerGrammar) -> str:
     """The right side of a rule. Raises ValueError."""
     if isinstance(source, JsonGrammar):
         if not isinstance(source.schema, str | Mapping):
             raise ValidationError("grammar is not supported", param=source.field)
         return _schema_rule(json_schema.canonical(source.schema), source.strict)
+    if isinstance(source, TextGrammar):
+        return text_grammar.rule(source.text, LIMITS)
     if len(source.pattern) > MAX_PATTERN_LEN:
         raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
     grammar = json.loads(LLMatcher.grammar_from_regex(source.pattern))
