@@ -103,14 +103,14 @@ async def test_each_family_s_calls(name: str) -> None:
         named = {"type": "function", "function": {"name": "get_weather"}}
         assert called(await chat(server, family.calls, tool_choice=named)) == CALLS[:1]
         assert called(await chat(server, family.calls, parallel_tool_calls=False)) == CALLS[:1]
-        text = await chat(server, "Fine { weather.")
+        text = await chat(server, family.answers("Fine { weather."))
         assert (text["message"]["content"], text["finish_reason"]) == ("Fine { weather.", "stop")
         # The next round: the calls made here come back with their ids.
         message = {**answer["message"]}
         results = [{"role": "tool", "tool_call_id": c["id"], "content": "rain"} for c in message["tool_calls"]]
-        after = await chat(server, "Rain.", messages=[*HI, message, *results])
+        after = await chat(server, family.answers("Rain."), messages=[*HI, message, *results])
         assert after["message"]["content"] == "Rain."
-        assert (await chat(server, "Done.", messages=CONVERSATION))["message"]["content"] == "Done."
+        assert (await chat(server, family.answers("Done."), messages=CONVERSATION))["message"]["content"] == "Done."
     async with family_server(name, with_grammars=False) as unconstrained:
         answer = await chat(unconstrained, family.calls)
         assert called(answer) == CALLS and answer["finish_reason"] == "tool_calls"

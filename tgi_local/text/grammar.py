@@ -12,6 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tgi_local.constraints import AnswerGrammar, GrammarSource, JsonGrammar, TextGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema, text_grammar, tool_grammar
+from tgi_local.text.reasoning import NO_THOUGHTS, ThoughtFormat
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, ToolFormat
 from tgi_local.text.tool_grammar import Spelling, Thought
@@ -87,14 +88,14 @@ class GrammarCompiler:
         ends: _EndTokens,
         spelling: Spelling,
         format: ToolFormat,
-        thinking_tags: tuple[str, str] | None,
+        thoughts: ThoughtFormat | None,
         constrains_auto: bool,
     ) -> None:
         self._tokenizer = tokenizer
         self._ends = ends
         self._spelling = spelling
         self._format = format
-        self._thinking_tags = thinking_tags
+        self._thoughts = thoughts
         self._constrains_auto = constrains_auto
         self._compiled = lru_cache(CACHE_SIZE)(self._compile)
 
@@ -106,7 +107,7 @@ class GrammarCompiler:
         vocab_size: int,
         *,
         format: ToolFormat = HERMES,
-        thinking_tags: tuple[str, str] | None = None,
+        thoughts: ThoughtFormat | None = None,
         constrains_auto: bool = True,
     ) -> Self:
         """`vocab_size` is that of the model's logits; `format` is how the model writes calls.
@@ -125,10 +126,10 @@ class GrammarCompiler:
         )
         token_ids = {
             token: token_id
-            for token in (*format.tokens, *(thinking_tags or ()))
+            for token in (*format.tokens, *(thoughts or NO_THOUGHTS).tokens)
             if (token_id := tokenizer.token_id(token)) in control_ids and token_id is not None
         }
-        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thinking_tags, constrains_auto)
+        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thoughts, constrains_auto)
 
     def constrain(self, request: GenerationRequest, source: GrammarSource) -> GenerationRequest:
         """`request` with its grammar, which leaves room for the thoughts of a chat."""
@@ -156,12 +157,11 @@ class GrammarCompiler:
 
     def _thought(self, request: GenerationRequest) -> Thought | None:
         """What may come before the answer: templates open a thought, leave that to the model, or close an empty one."""
-        if self._thinking_tags is None or not request.text.parse_chat:
+        if self._thoughts is None or not request.text.parse_chat:
             return None
-        prompt = request.prompt_text.rstrip()
-        if prompt.endswith(self._thinking_tags[0]):
+        if self._thoughts.starts_open(request.prompt_text):
             return "open"
-        return None if prompt.endswith(self._thinking_tags[1]) else "possible"
+        return None if self._thoughts.starts_closed(request.prompt_text) else "possible"
 
     def _compile(
         self,
@@ -171,10 +171,10 @@ class GrammarCompiler:
         answer: str | None,
         thought: Thought | None,
     ) -> CompiledGrammar:
-        tags = self._thinking_tags or ("", "")
+        thoughts = self._thoughts or NO_THOUGHTS
         if not tools:
             assert answer is not None
-            lark = tool_grammar.constrained_answer(self._spelling, answer, thought, tags)
+            lark = tool_grammar.constrained_answer(self._spelling, answer, thought, thoughts)
         else:
             lark = tool_grammar.answer_with_calls(
                 self._spelling,
@@ -184,7 +184,7 @@ class GrammarCompiler:
                 is_forced=is_forced,
                 answer=answer,
                 thought=thought,
-                tags=tags,
+                thoughts=thoughts,
             )
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
         if not matcher.is_error():
