@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tgi_local.stream import TextStream
+from tgi_local.text.reasoning import THINK
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.types import (
     FinishReason,
@@ -18,7 +19,6 @@ from tgi_local.types import (
     ToolCall,
 )
 
-THINK = ("<think>", "</think>")
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 

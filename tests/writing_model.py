@@ -73,7 +73,7 @@ async def writing(tokenizer: TextTokenizer, *, with_grammars: bool = True) -> As
         ends,
         tokenizer.vocab_size,
         format=template.tool_format,
-        thinking_tags=template.thinking_tags,
+        thoughts=template.thoughts,
         constrains_auto=template.response_template is None,
     )
     limits = replace(

@@ -130,7 +130,7 @@ def _load_grammars(
             eos_token_ids,
             vocab_size,
             format=template.tool_format,
-            thinking_tags=template.thinking_tags,
+            thoughts=template.thoughts,
             constrains_auto=template.response_template is None,
         )
     except ValueError as error:

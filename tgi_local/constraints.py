@@ -26,6 +26,17 @@ class RegexGrammar:
 
 
 @dataclass(frozen=True, slots=True)
+class TextGrammar:
+    """Output must follow a context-free grammar, written in GBNF or in llguidance's Lark."""
+
+    text: str
+    field: str
+
+
+AnswerGrammar = JsonGrammar | RegexGrammar | TextGrammar
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSignature:
     """A function and the schema of its arguments; see JsonGrammar for `strict`."""
 
@@ -44,10 +55,10 @@ class ToolGrammar:
     tools: tuple[ToolSignature, ...]
     is_forced: bool
     max_calls: int
-    answer: JsonGrammar | RegexGrammar | None = None
+    answer: AnswerGrammar | None = None
 
 
-GrammarSource = JsonGrammar | RegexGrammar | ToolGrammar
+GrammarSource = AnswerGrammar | ToolGrammar
 
 
 class TokenConstraint(Protocol):

@@ -227,7 +227,7 @@ class Service:
             TextStream(
                 request,
                 model.tokenizer,
-                template.thinking_tags,
+                template.thoughts,
                 now,
                 template.tool_format,
                 template.response_template,

@@ -5,7 +5,7 @@ from typing import Any
 
 from tgi_local.text.detokenizer import Detokenizer
 from tgi_local.text.loose_calls import LooseCallParser
-from tgi_local.text.reasoning import ReasoningParser
+from tgi_local.text.reasoning import ReasoningParser, ThoughtFormat
 from tgi_local.text.response_template import TemplateCallParser
 from tgi_local.text.stop_strings import StopStrings
 from tgi_local.text.tokenizer import TextTokenizer
@@ -32,7 +32,7 @@ class TextStream:
         self,
         request: GenerationRequest,
         tokenizer: TextTokenizer,
-        thinking_tags: tuple[str, str] | None,
+        thoughts: ThoughtFormat | None,
         submitted_s: float,
         tool_format: ToolFormat = HERMES,
         response_template: Mapping[str, Any] | None = None,
@@ -44,10 +44,15 @@ class TextStream:
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
         self._num_cached_tokens = 0
+        self._reasoning: ReasoningParser | None = None
         shown_ids: frozenset[int] = frozenset()
+        if request.text.parse_chat and thoughts is not None:
+            # Some templates open the thought themselves, at the end of the prompt.
+            self._reasoning = ReasoningParser(thoughts, starts_open=thoughts.starts_open(request.prompt_text))
+            shown_ids = tokenizer.special_ids & {tokenizer.token_id(token) for token in thoughts.tokens}
         self._tool_calls: ToolCallParser | LooseCallParser | TemplateCallParser | None = None
         if request.text.parse_tool_calls:
-            shown_ids = tokenizer.special_ids & {tokenizer.token_id(token) for token in tool_format.tokens}
+            shown_ids |= tokenizer.special_ids & {tokenizer.token_id(token) for token in tool_format.tokens}
             if request.text.are_calls_valid:
                 self._tool_calls = ToolCallParser(tool_format, request.text.tools)
             elif response_template is not None:
@@ -59,11 +64,6 @@ class TextStream:
             tokenizer, request.prompt_token_ids, skip_special_tokens=True, shown_ids=shown_ids
         )
         self._stops = StopStrings(request.stopping.stop_strings, keep=request.text.keep_stop_string)
-        self._reasoning: ReasoningParser | None = None
-        if request.text.parse_chat and thinking_tags is not None:
-            # Some templates open the thought themselves, at the end of the prompt.
-            starts_open = request.prompt_text.rstrip().endswith(thinking_tags[0])
-            self._reasoning = ReasoningParser(*thinking_tags, starts_open=starts_open)
 
     def step(self, event: TokenEvent) -> TextEvent:
         """Raises the error of an error event."""

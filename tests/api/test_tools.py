@@ -103,14 +103,14 @@ async def test_each_family_s_calls(name: str) -> None:
         named = {"type": "function", "function": {"name": "get_weather"}}
         assert called(await chat(server, family.calls, tool_choice=named)) == CALLS[:1]
         assert called(await chat(server, family.calls, parallel_tool_calls=False)) == CALLS[:1]
-        text = await chat(server, "Fine { weather.")
+        text = await chat(server, family.answers("Fine { weather."))
         assert (text["message"]["content"], text["finish_reason"]) == ("Fine { weather.", "stop")
         # The next round: the calls made here come back with their ids.
         message = {**answer["message"]}
         results = [{"role": "tool", "tool_call_id": c["id"], "content": "rain"} for c in message["tool_calls"]]
-        after = await chat(server, "Rain.", messages=[*HI, message, *results])
+        after = await chat(server, family.answers("Rain."), messages=[*HI, message, *results])
         assert after["message"]["content"] == "Rain."
-        assert (await chat(server, "Done.", messages=CONVERSATION))["message"]["content"] == "Done."
+        assert (await chat(server, family.answers("Done."), messages=CONVERSATION))["message"]["content"] == "Done."
     async with family_server(name, with_grammars=False) as unconstrained:
         answer = await chat(unconstrained, family.calls)
         assert called(answer) == CALLS and answer["finish_reason"] == "tool_calls"
@@ -214,9 +214,11 @@ async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) 
         ({"response_format": {"type": "json", "value": SCHEMA}}, "response_format", "mutually exclusive"),
         ({"tools": [], "response_format": {"type": "json", "value": SCHEMA}}, "response_format", "mutually exclusive"),
         ({"response_format": FORMAT, "guided_regex": "a"}, "response_format", "only one grammar"),
-        ({"guided_grammar": "root ::= x"}, "guided_grammar", "not supported"),
-        ({"ebnf": "root ::= x"}, "ebnf", "not supported"),
         ({"regex": "a", "json_schema": SCHEMA}, "regex", "only one grammar"),
+        ({"guided_grammar": "root ::= x"}, "guided_grammar", "Rule 'x' not found"),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format", "not supported"),
+        ({"response_format": {"type": "grammar", "grammar": 3}}, "response_format", "not a valid grammar"),
+        ({"grammar": 'root ::= "a', "tools": None}, "grammar", "neither GBNF nor Lark"),
         ({"guided_choice": []}, "guided_choice", "not a valid choice"),
         ({"structured_outputs": {"regex": 3}}, "structured_outputs", "not a valid regex"),
     ],
@@ -239,13 +241,23 @@ async def test_what_is_refused_by_name(server: Writing, body: dict[str, Any], pa
         ({"guided_choice": ["no.", "yes (1)"]}, "yes (2)", "yes (1)"),
         ({"structured_outputs": {"choice": ["no."]}}, "yes", "no."),
         ({"json_schema": SCHEMA, "regex": ""}, "x", {"ok"}),
-        ({"json_schema": json.dumps(SCHEMA), "ebnf": None}, "x", {"ok"}),
-        ({"regex": "a{3}", "json_schema": {}}, "x", "aaa"),
+        ({"regex": "a{3}", "json_schema": {}, "ebnf": None}, "x", "aaa"),
+        ({"guided_grammar": 'root ::= "a" num\nnum ::= [0-9] [0-9]\n'}, "a42", "a42"),
+        ({"structured_outputs": {"grammar": 'start: "a" NUM\nNUM: /[0-9]{2}/'}}, "a42", "a42"),
+        ({"grammar": 'root ::= "no" | "yes."'}, "yes.", "yes."),
+        ({"grammar": ""}, "as it likes", "as it likes"),
+        ({"ebnf": 'root ::= "no"\n    | "yes."\n'}, "yes.", "yes."),
+        ({"regex": "a{3}"}, "x", "aaa"),
+        ({"json_schema": SCHEMA}, "x", {"ok"}),
+        ({"json_schema": json.dumps(SCHEMA)}, "x", {"ok"}),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "json_schema", "json_schema": SCHEMA}}, "x", {"ok"}),
+        ({"response_format": {"type": "grammar", "grammar": 'root ::= "no"'}}, "yes", "no"),
+        ({"response_format": {"type": "regex", "pattern": "a{3}"}}, "x", "aaa"),
     ],
 )
-async def test_what_clients_of_vllm_sglang_and_llama_cpp_send(
-    server: Writing, body: dict[str, Any], says: str, written: Any
-) -> None:
+async def test_what_other_servers_clients_send(server: Writing, body: dict[str, Any], says: str, written: Any) -> None:
     chatted = (await chat(server, says, tools=None, **body))["message"]["content"]
     completed = await server.client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50, **body})
     for text in (chatted, completed.json()["choices"][0]["text"]):

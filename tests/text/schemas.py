@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from tests.text.real_schemas import REAL_SCHEMAS
+
 
 def string_schemas() -> Iterator[Any]:
     yield {"type": "string"}
@@ -297,5 +299,6 @@ SCHEMAS = [
     *object_schemas(),
     *combined_schemas(),
     *made_schemas(),
+    *REAL_SCHEMAS,
     *({"type": "object", "properties": {"value": s}, "required": ["value"]} for s in scalar_schemas()),
 ]

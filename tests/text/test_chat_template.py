@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.text.conftest import CHATML, GLUE, byte_level_backend, wrap
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.chat_template import ChatTemplate
+from tgi_local.text.reasoning import THINK
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, QWEN_CODER
 
@@ -188,7 +189,7 @@ def test_prompts_of_equal_requests_are_equal(chatml: TextTokenizer) -> None:
 
 def test_no_template_is_named(chatml: TextTokenizer) -> None:
     template = ChatTemplate(wrap(byte_level_backend()))
-    assert not template.supports_tools and template.tool_format is HERMES and template.thinking_tags is None
+    assert not template.supports_tools and template.tool_format is HERMES and template.thoughts is None
     with pytest.raises(TemplateError, match=r"^Template error: template not found$"):
         template.render([{"role": "user", "content": "a"}])
 
@@ -214,7 +215,7 @@ def test_template_failures_are_described_without_the_input(source: str, message:
     assert "secret" not in caught.value.message and len(caught.value.message) <= 500
 
 
-@pytest.mark.parametrize("name", ["chat_template", "messages", "tools", "tokenize", "eos_token", "documents"])
+@pytest.mark.parametrize("name", ["chat_template", "messages", "tools", "tokenize", "eos_token"])
 def test_reserved_template_arguments_are_refused(chatml: TextTokenizer, name: str) -> None:
     with pytest.raises(ValidationError):
         ChatTemplate(chatml).render([{"role": "user", "content": "a"}], template_kwargs={name: "{{ 1 }}"})
@@ -237,13 +238,13 @@ def test_lone_surrogates_are_the_callers_fault(chatml: TextTokenizer) -> None:
         ("{{ messages }}", False, HERMES, None),
         ("{{ tools }}<tool_call>\n<function=f>", True, QWEN_CODER, None),
         ("{{ tools }}", True, HERMES, None),  # its vocabulary has the tags
-        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, HERMES, ("<think>", "</think>")),
+        ("{% if '</think>' in messages[0].content %}{% endif %}<think>", False, HERMES, THINK),
         ({"default": "a", "tool_use": "{{ tools }}<tool_call>"}, True, HERMES, None),
     ],
 )
 def test_what_a_template_can_do(source: Any, supports_tools: bool, call_format: Any, tags: Any) -> None:
     template = ChatTemplate(wrap(byte_level_backend(), source))
-    assert (template.supports_tools, template.tool_format, template.thinking_tags) == (
+    assert (template.supports_tools, template.tool_format, template.thoughts) == (
         supports_tools,
         call_format,
         tags,

@@ -11,8 +11,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.text.conftest import byte_level_backend, wrap
+from tests.text.real_schemas import DECIMAL, EMAIL, FREE, SMALL
 from tests.text.schemas import SCHEMAS
-from tgi_local.constraints import Grammar, GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.constraints import (
+    Grammar,
+    GrammarSource,
+    JsonGrammar,
+    RegexGrammar,
+    TextGrammar,
+    ToolGrammar,
+    ToolSignature,
+)
 from tgi_local.errors import ValidationError
 from tgi_local.text import json_schema
 from tgi_local.text.grammar import GrammarCompiler
@@ -88,9 +97,15 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "objec"}, "$.type breaks the rule `anyOf`"),
     ({"properties": {"a": {"minLength": "x"}}}, "$.properties.a.minLength breaks the rule `type`"),
     ({"type": "array", "uniqueItems": True}, "`uniqueItems` at $ is not supported"),
-    ({"not": {"type": "string"}}, "`not` at $ is"),
-    ({"properties": {"not": {"anyOf": [True, {"not": {}}]}}}, "`not` at $.properties.not.anyOf[1] is"),
-    ({"$defs": {"d": {"contains": {}}}, "items": {"$ref": "#/$defs/d"}}, "`contains` at $.$defs.d is"),
+    ({"not": {"pattern": "x"}}, "`not` at $ is"),
+    ({"not": {}}, "allows no value"),
+    ({"properties": {"not": {"anyOf": [True, {"not": {"pattern": "x"}}]}}}, "`not` at $.properties.not.anyOf[1] is"),
+    (
+        {"$defs": {"d": {"contains": {}, "maxContains": 1}}, "items": {"$ref": "#/$defs/d"}},
+        "`contains` at $.$defs.d is",
+    ),
+    ({"type": "object", "if": {"minProperties": 2}, "then": {"required": ["a"]}}, "`if` at $ is"),
+    ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "`uniqueItems` at $ is"),
     ({"$ref": "#/$defs/none"}, "/$defs/none"),
     ({"$ref": "http://127.0.0.1:9/schema.json"}, "does not fetch"),
     ({"type": "string", "pattern": "("}, "unclosed group"),
@@ -125,10 +140,103 @@ def test_a_bad_expression_is_refused(pattern: str) -> None:
     assert len(refused.value.message) < 300
 
 
-def test_not_strict_ignores_what_can_not_be_enforced() -> None:
-    schema = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "maxItems": 2}
+JSON_GBNF = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws # with escapes
+number ::= "-"? ([0-9] | [1-9] [0-9]{0,5}) ("." [0-9]+)? ws
+ws     ::= | " " | "\n" [ \t]{0,2}
+"""
+
+
+def test_grammars_as_text() -> None:
+    json_text = compiler().compile(TextGrammar(JSON_GBNF, "grammar"))
+    for seed in range(3):
+        assert isinstance(json.loads(walk(json_text, seed)[0]), dict)
+    for text, written in (
+        ('root ::= "a/b" [/"}] end\nend ::= "." | "!"', "a/b}!"),
+        ('?start: greeting " " NAME\ngreeting: "hi" | "ho"\nNAME: /[a-z}]+/', "ho x}y"),
+        ('%llguidance {}\nstart: "{" %json {"type": "integer", "minimum": 7, "maximum": 8} "}"', "{7}"),
+        ('# moves\nroot ::= (move " ")+\nmove ::= [a-h] [1-8] | "O-O" "-O"?', "e4 O-O-O "),
+    ):
+        assert accepted(TextGrammar(text, "grammar"), written) == written + "<end>"
+        assert accepted(TextGrammar(text, "grammar"), "~" + written) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        'root ::= "a',
+        "root ::= x",
+        'other ::= "a"',
+        "start: x",
+        "start: /(/",
+        "(" * 20_000,
+        "root ::= " + "(" * 9000,
+    ],
+)
+def test_a_bad_text_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="grammar is not valid: ") as refused:
+        compiler().compile(TextGrammar(text, "grammar"))
+    assert len(refused.value.message) < 300
+
+
+def test_not_strict_ignores_what_can_not_be_enforced(caplog: pytest.LogCaptureFixture) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "maxItems": 2}
     text, _ = walk(compiler().compile(JsonGrammar(schema, "grammar", strict=False)), 1)
-    assert set(json.loads(text)) <= {1, 2}
+    assert all(isinstance(value, int) for value in json.loads(text))
+    assert "uniqueItems" in caplog.text
+    caplog.clear()
+    compiler().compile(JsonGrammar({**schema, "uniqueItems": False}, "grammar", strict=False))
+    assert not caplog.text
+
+
+def test_older_drafts_are_understood_without_their_name() -> None:
+    """Tuples and exclusive bounds as draft 4 to 7 wrote them, which libraries send with `$schema` left out."""
+    schema = {
+        "type": "array",
+        "items": [{"type": "integer", "minimum": 0, "exclusiveMinimum": True, "maximum": 2}, {"enum": ["a"]}],
+        "additionalItems": False,
+        "minItems": 2,
+    }
+    for seed in range(3):
+        number, letter = json.loads(walk(compiler().compile(JsonGrammar(schema, "grammar")), seed)[0])
+        assert number in (1, 2) and letter == "a"
+
+
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        (EMAIL, ["john.doe+x@mail.example.com", "o'neil@example.org"]),
+        (DECIMAL, ["1", "-0.5", "+12.", ".5"]),
+        ({"type": "string", "not": {"enum": ["a", "abc"]}}, ["", "ab", "abcd", "b", "a\n"]),
+        ({"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True}, [[], ["c", "a"], ["b", "a", "c"]]),
+        (
+            {"type": "array", "items": {"enum": list("abcdefg")}, "uniqueItems": True},
+            [["a", "d", "g"], list("abcdefg")],
+        ),
+        ({**FREE, "minProperties": 1}, [{"c": True}, {"a": 1, "b": 2}]),
+        ({**FREE, "dependentRequired": {"a": ["b"]}}, [{}, {"b": 1}, {"a": 1, "b": 2}]),
+        ({"items": SMALL, "type": "array", "contains": {"const": 3}}, [[3], [3, 1, 2]]),
+    ],
+)
+def test_what_is_said_in_other_words_still_allows_what_matters(schema: Any, values: list[Any]) -> None:
+    for value in values:
+        jsonschema.validate(value, schema)
+        text = json.dumps(value)
+        assert accepted(JsonGrammar(schema, "grammar"), text) == text + "<end>"
+
+
+def test_not_strict_leaves_out_patterns_that_look_around() -> None:
+    schema = {"type": "string", "pattern": "^(?=a)[a-z]+$", "maxLength": 4}
+    text, _ = walk(compiler().compile(JsonGrammar(schema, "grammar", strict=False)), 1)
+    assert len(json.loads(text)) <= 4
+    with pytest.raises(ValidationError, match="look-around"):
+        compiler().compile(JsonGrammar(schema, "grammar"))
 
 
 def test_a_schema_is_named_as_one_likes_unless_its_references_need_the_name() -> None:
@@ -255,6 +363,6 @@ def test_tags_without_tokens_of_their_own_are_written_letter_by_letter() -> None
 
 
 def test_a_strict_tool_is_followed_exactly_or_refused() -> None:
-    strict = ToolSignature("f", {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
+    strict = ToolSignature("f", {"type": "object", "properties": {"a": {"not": {"pattern": "x"}}}}, strict=True)
     with pytest.raises(ValidationError, match=r"`not` at \$\.properties\.a is not supported"):
         compiler().compile(ToolGrammar((strict,), is_forced=True, max_calls=1))

@@ -35,7 +35,6 @@ REFUSED_IN_CHAT: Refused = {
     "chat_template": (),
     "modalities": (["text"], []),
     "web_search_options": (),
-    "documents": ([],),
     "echo": (False,),
     "best_of": (1,),
     "add_special_tokens": (False,),

@@ -15,13 +15,22 @@ _KNOWN_PARTS = ("image_url", "input_audio", "file", "video_url")
 class TextPart(WireModel):
     type: str
     text: str | None = None
+    thinking: Any = None  # a text, or as Mistral's clients write it a list of text parts
     refusal: str | None = None  # of the assistant, who said it in place of an answer
 
     @property
     def said(self) -> str | None:
         if self.type in _THOUGHTS:
-            return ""  # no template writes what was thought in earlier turns
+            return ""
         return {"text": self.text, "refusal": self.refusal}.get(self.type)
+
+    @property
+    def thought(self) -> str:
+        if self.type not in _THOUGHTS:
+            return ""
+        parts = self.thinking if isinstance(self.thinking, list) else [{"text": self.thinking or self.text}]
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class FunctionCall(WireModel):
@@ -41,10 +50,18 @@ def _once(role: Any) -> Any:
     return "assistant" if isinstance(role, str) and role.replace("assistant", "") == "" != role else role
 
 
+# Some clients send objects under the same names, which no template reads.
+Thought = Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)]
+
+
 class Message(WireModel):
     role: Annotated[str, BeforeValidator(_once), Field(pattern=r"^[A-Za-z_]{1,32}$")]
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)] | None = None
     refusal: str | None = None
+    # What the assistant thought, by this server's name for it and by others'.
+    reasoning: Thought = None
+    reasoning_content: Thought = None
+    thinking: Thought = None
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
@@ -54,6 +71,8 @@ class Message(WireModel):
 def to_message(message: Message) -> dict[str, Any]:
     """As chat templates expect it. Raises UnsupportedError for content that is not text."""
     converted: dict[str, Any] = {"role": message.role, "content": _text(message.content) or message.refusal or ""}
+    if message.role == "assistant" and (thought := _thought(message)):
+        converted["reasoning_content"] = thought
     if message.name is not None:
         converted["name"] = message.name
     if message.tool_call_id is not None:
@@ -71,6 +90,12 @@ def to_message(message: Message) -> dict[str, Any]:
             for id, call in calls
         ]
     return converted
+
+
+def _thought(message: Message) -> str:
+    parts = message.content if isinstance(message.content, list) else ()
+    given = message.reasoning_content or message.reasoning or message.thinking
+    return given or "".join(part.thought for part in parts)
 
 
 def _first_object(arguments: str | dict[str, Any] | None, parameters: dict[str, Any] | None) -> str | dict[str, Any]:

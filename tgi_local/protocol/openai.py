@@ -21,6 +21,8 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024
+MAX_DOCUMENTS = 1024
+MAX_SWITCHES = 64
 MAX_BIASES = 16_384  # what may be looked at on the event loop; far fewer are honoured
 # Model names that mean "whatever is loaded" and are answered with the served id.
 NEUTRAL_MODEL_NAMES = ("", "tgi")
@@ -86,7 +88,9 @@ class ChatRequest(CommonFields, ToolFields):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_SWITCHES)] | None = None
+    enable_thinking: bool | None = None
+    documents: Annotated[list[dict[str, Any] | str], Field(max_length=MAX_DOCUMENTS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -173,16 +177,48 @@ def chat_parameters(body: ChatRequest, defaults: GenerationDefaults) -> RequestP
 
 
 def template_kwargs(body: ChatRequest, reads: Callable[[str], bool]) -> dict[str, Any]:
-    """What the chat template is told: the effort in whichever form it reads, and what the client names itself."""
-    return effort_switches(body.reasoning_effort, reads) | (body.chat_template_kwargs or {})
+    """What the chat template is told: how much to think in whichever form it reads, and what the client names itself.
+
+    Raises UnsupportedError for documents that the template does not look at.
+    """
+    given = {name: value for name, value in (body.chat_template_kwargs or {}).items() if name != "documents"}
+    if body.enable_thinking is not None:
+        given = thinking_switches(body.enable_thinking, reads) | given
+    if documents := body.documents or (body.chat_template_kwargs or {}).get("documents"):
+        given["documents"] = _documents(documents, reads)
+    return effort_switches(body.reasoning_effort, reads) | given
+
+
+def _documents(given: Any, reads: Callable[[str], bool]) -> list[dict[str, Any]]:
+    if not isinstance(given, list) or not all(isinstance(document, Mapping | str) for document in given):
+        raise ValidationError("`documents` must be a list of objects or texts", param="documents")
+    if not reads("documents"):
+        detail = "`documents` are not supported by this model's chat template; put them in a message"
+        raise UnsupportedError(detail, param="documents")
+    return [{"text": document} if isinstance(document, str) else dict(document) for document in given]
+
+
+def thinking_switches(thinks: bool, reads: Callable[[str], bool]) -> dict[str, Any]:
+    """Whether to think, by the names that templates have for it."""
+    switches: dict[str, Any] = {"enable_thinking": thinks, "thinking": thinks}
+    if not thinks:
+        switches["thinking_budget"] = 0
+    return {name: value for name, value in switches.items() if reads(name)}
 
 
 def effort_switches(effort: str | None, reads: Callable[[str], bool]) -> dict[str, Any]:
     """An effort as the template understands it; a template that reads neither form thinks as it always does."""
     if effort is None:
         return {}
-    switches = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return {name: value for name, value in switches.items() if reads(name)}
+    if reads("reasoning_effort"):
+        # gpt-oss knows three; other templates that read it know the same or pass it on.
+        known = {"minimal": "low", "none": "low", "xhigh": "high", "max": "high"} if reads("channel") else {}
+        return {"reasoning_effort": known.get(effort, effort)} | _thinking(effort, reads)
+    return _thinking(effort, reads)
+
+
+def _thinking(effort: str, reads: Callable[[str], bool]) -> dict[str, Any]:
+    return {name: effort != "none" for name in ("enable_thinking", "thinking") if reads(name)}
 
 
 def completion_parameters(body: CompletionRequest, defaults: GenerationDefaults) -> RequestParameters:

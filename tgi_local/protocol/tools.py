@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tgi_local.constraints import JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.constraints import AnswerGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import BodyShapeError, ToolError, UnsupportedError, ValidationError
 from tgi_local.protocol.wire import WireModel
 
@@ -65,7 +65,7 @@ class ToolFields(WireModel):
     def _choice(self) -> str | dict[str, Any] | None:
         return self.function_call if self.calls_functions and self.tool_choice is None else self.tool_choice
 
-    def tool_grammar(self, answer: JsonGrammar | RegexGrammar | None) -> ToolGrammar | None:
+    def tool_grammar(self, answer: AnswerGrammar | None) -> ToolGrammar | None:
         """What constrains an answer that may hold calls, else `answer`; None when there are no tools."""
         offered = self.offered_tools
         if not offered:

@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError as JinjaTemplateError
 from tgi_local.errors import TemplateError, ValidationError
 from tgi_local.text.control_tokens import ControlTokenShield, find_control_tokens, iter_strings
 from tgi_local.text.messages import normalize_messages
+from tgi_local.text.reasoning import ThoughtFormat, find_thoughts
 from tgi_local.text.response_template import reads_calls
 from tgi_local.text.template_traits import TemplateTraits, probe
 from tgi_local.text.tokenizer import TextTokenizer
@@ -33,7 +34,6 @@ _RENDER_ERRORS = (
 )
 _MAX_DETAIL_LEN = 300
 _MIN_REDACTED_LEN = 4
-_THINKING_TAGS = ("<think>", "</think>")
 
 
 class Piece(NamedTuple):
@@ -76,6 +76,7 @@ class ChatTemplate:
         self._all_sources = sources
         self._traits = probe(self._render_probe, sources) if self._tool_source is not None else TemplateTraits()
         self.tool_format: ToolFormat = self._find_tool_format()
+        self.thoughts: ThoughtFormat | None = find_thoughts(sources, tokenizer.added_tokens)
         # Read where nobody here knows the format: it can not be a grammar, and tells calls only when they are whole.
         found = tokenizer.response_template if self.tool_format is JSON else None
         self.response_template: Mapping[str, Any] | None = found if reads_calls(found) else None
@@ -97,13 +98,6 @@ class ChatTemplate:
 
     def _render_probe(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
         return self._tokenizer.render_chat(messages, tools=tools, add_generation_prompt=True)
-
-    @property
-    def thinking_tags(self) -> tuple[str, str] | None:
-        """The tags around a thought, when the template or the vocabulary has them."""
-        if _THINKING_TAGS[0] in self._all_sources or _THINKING_TAGS[0] in self._tokenizer.added_tokens:
-            return _THINKING_TAGS
-        return None
 
     def render(
         self,
@@ -244,4 +238,4 @@ def _reserved_names() -> frozenset[str]:
     from transformers import PreTrainedTokenizerBase
 
     parameters = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
-    return frozenset(parameters) | {"messages", "return_assistant_tokens_mask", "documents"}
+    return frozenset(parameters) - {"documents"} | {"messages", "return_assistant_tokens_mask"}

@@ -1,6 +1,7 @@
 """Grammars that constrain what a model may write: JSON schemas, regular expressions and tool calls, by llguidance."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,13 +9,16 @@ from typing import Any, Self
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from tgi_local.constraints import GrammarSource, JsonGrammar, RegexGrammar, ToolGrammar, ToolSignature
+from tgi_local.constraints import AnswerGrammar, GrammarSource, JsonGrammar, TextGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import ValidationError
-from tgi_local.text import json_schema, tool_grammar
+from tgi_local.text import json_schema, text_grammar, tool_grammar
+from tgi_local.text.reasoning import NO_THOUGHTS, ThoughtFormat
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text.tool_formats import HERMES, ToolFormat
 from tgi_local.text.tool_grammar import Spelling, Thought
 from tgi_local.types import GenerationRequest
+
+logger = logging.getLogger(__name__)
 
 CACHE_SIZE = 64
 MAX_PATTERN_LEN = 16 * 1024
@@ -84,14 +88,14 @@ class GrammarCompiler:
         ends: _EndTokens,
         spelling: Spelling,
         format: ToolFormat,
-        thinking_tags: tuple[str, str] | None,
+        thoughts: ThoughtFormat | None,
         constrains_auto: bool,
     ) -> None:
         self._tokenizer = tokenizer
         self._ends = ends
         self._spelling = spelling
         self._format = format
-        self._thinking_tags = thinking_tags
+        self._thoughts = thoughts
         self._constrains_auto = constrains_auto
         self._compiled = lru_cache(CACHE_SIZE)(self._compile)
 
@@ -103,7 +107,7 @@ class GrammarCompiler:
         vocab_size: int,
         *,
         format: ToolFormat = HERMES,
-        thinking_tags: tuple[str, str] | None = None,
+        thoughts: ThoughtFormat | None = None,
         constrains_auto: bool = True,
     ) -> Self:
         """`vocab_size` is that of the model's logits; `format` is how the model writes calls.
@@ -122,10 +126,10 @@ class GrammarCompiler:
         )
         token_ids = {
             token: token_id
-            for token in (*format.tokens, *(thinking_tags or ()))
+            for token in (*format.tokens, *(thoughts or NO_THOUGHTS).tokens)
             if (token_id := tokenizer.token_id(token)) in control_ids and token_id is not None
         }
-        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thinking_tags, constrains_auto)
+        return cls(described, ends, Spelling(token_ids, control_ids, ends.ids), format, thoughts, constrains_auto)
 
     def constrain(self, request: GenerationRequest, source: GrammarSource) -> GenerationRequest:
         """`request` with its grammar, which leaves room for the thoughts of a chat."""
@@ -137,25 +141,27 @@ class GrammarCompiler:
         return replace(request, grammar=grammar, text=replace(request.text, are_calls_valid=True))
 
     def compile(self, source: GrammarSource, thought: Thought | None = None) -> CompiledGrammar:
+        field = "tools" if isinstance(source, ToolGrammar) else source.field
         try:
-            if isinstance(source, ToolGrammar):
-                names = tuple((tool.name, _arguments_schema(tool)) for tool in source.tools)
-                answer = None if source.answer is None else _rule(source.answer)
-                return self._compiled(names, source.is_forced, source.max_calls, answer, thought)
-            return self._compiled((), False, 0, _rule(source), thought)
+            if not isinstance(source, ToolGrammar):
+                return self._compiled((), False, 0, _rule(source), thought)
+            names = tuple((tool.name, _arguments_schema(tool)) for tool in source.tools)
+            answer = None
+            if source.answer is not None:
+                field = source.answer.field
+                answer, field = _rule(source.answer), "tools"
+            return self._compiled(names, source.is_forced, source.max_calls, answer, thought)
         except ValueError as error:
-            field = "tools" if isinstance(source, ToolGrammar) else source.field
             fault = _placed(_fault(str(error)), source)
             raise ValidationError(f"grammar is not valid: {fault}", param=field) from None
 
     def _thought(self, request: GenerationRequest) -> Thought | None:
         """What may come before the answer: templates open a thought, leave that to the model, or close an empty one."""
-        if self._thinking_tags is None or not request.text.parse_chat:
+        if self._thoughts is None or not request.text.parse_chat:
             return None
-        prompt = request.prompt_text.rstrip()
-        if prompt.endswith(self._thinking_tags[0]):
+        if self._thoughts.starts_open(request.prompt_text):
             return "open"
-        return None if prompt.endswith(self._thinking_tags[1]) else "possible"
+        return None if self._thoughts.starts_closed(request.prompt_text) else "possible"
 
     def _compile(
         self,
@@ -165,10 +171,10 @@ class GrammarCompiler:
         answer: str | None,
         thought: Thought | None,
     ) -> CompiledGrammar:
-        tags = self._thinking_tags or ("", "")
+        thoughts = self._thoughts or NO_THOUGHTS
         if not tools:
             assert answer is not None
-            lark = tool_grammar.constrained_answer(self._spelling, answer, thought, tags)
+            lark = tool_grammar.constrained_answer(self._spelling, answer, thought, thoughts)
         else:
             lark = tool_grammar.answer_with_calls(
                 self._spelling,
@@ -178,7 +184,7 @@ class GrammarCompiler:
                 is_forced=is_forced,
                 answer=answer,
                 thought=thought,
-                tags=tags,
+                thoughts=thoughts,
             )
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
         if not matcher.is_error():
@@ -219,12 +225,14 @@ def _without_control_texts(description: str) -> str:
     return json.dumps(tokenizer)
 
 
-def _rule(source: JsonGrammar | RegexGrammar) -> str:
+def _rule(source: AnswerGrammar) -> str:
     """The right side of a rule. Raises ValueError."""
     if isinstance(source, JsonGrammar):
         if not isinstance(source.schema, str | Mapping):
             raise ValidationError("grammar is not supported", param=source.field)
         return _schema_rule(json_schema.canonical(source.schema), source.strict)
+    if isinstance(source, TextGrammar):
+        return text_grammar.rule(source.text, LIMITS)
     if len(source.pattern) > MAX_PATTERN_LEN:
         raise ValueError(f"a regular expression may have at most {MAX_PATTERN_LEN} characters")
     grammar = json.loads(LLMatcher.grammar_from_regex(source.pattern))
@@ -234,7 +242,14 @@ def _rule(source: JsonGrammar | RegexGrammar) -> str:
 
 @lru_cache(CACHE_SIZE)
 def _schema_rule(text: bytes, strict: bool) -> str:
-    return f"%json {json.dumps(json_schema.prepare(text, strict=strict))}"
+    schema = json_schema.prepare(text, strict=strict)
+    if not strict:
+        is_wrong, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
+        if messages and not is_wrong:
+            logger.warning(
+                "a schema that is not strict is followed without some of its keywords: %s", _fault(messages[0])
+            )
+    return f"%json {json.dumps(schema)}"
 
 
 def _arguments_schema(tool: ToolSignature) -> str:

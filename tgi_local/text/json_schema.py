@@ -9,6 +9,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 
+from tgi_local.text.schema_rewrites import MAPS_OF_SCHEMAS, NO_SCHEMAS, modernize, rewrite, subschemas
+
 MAX_BYTES = 64 * 1024
 MAX_NESTING = 64  # of the JSON text: two levels for each of 32 nested objects
 # Checking that an intersection of patterns is not empty takes time exponential in their number.
@@ -19,8 +21,6 @@ MAX_PATH_LEN = 100
 UNKNOWN_KEYWORDS = "Unimplemented keys:"  # how the grammar compiler begins to name them
 
 _ENFORCED_FORMATS = frozenset("date-time date time duration email hostname ipv4 ipv6 uri uuid".split())
-_MAPS_OF_SCHEMAS = frozenset("properties patternProperties $defs definitions dependentSchemas".split())
-_NO_SCHEMAS = frozenset("const enum default example examples required type dependentRequired".split())
 _NO_ASSERTIONS = frozenset(
     "title description default example examples deprecated readOnly writeOnly discriminator "
     "$comment $defs definitions $schema $id $anchor".split()
@@ -55,40 +55,26 @@ def prepare(text: bytes, *, strict: bool) -> dict[str, Any]:
     Formats that JSON Schema leaves to the application are annotations.
     """
     schema: dict[str, Any] = orjson.loads(text)
+    if "$schema" not in schema:
+        modernize(schema)
     _check_valid(schema)
-    nodes = list(_subschemas(schema))
+    nodes = list(subschemas(schema))
     if all(str(node.get("$ref", "#")).startswith("#") for node in nodes):
         schema.pop("$id", None)  # nothing refers to it, and what clients write there need be no URI
     for node in nodes:
         if isinstance(node.get("format"), str) and node["format"] not in _ENFORCED_FORMATS:
             del node["format"]
-        _rewrite_names(node)
     if any(_is_intersection(node) for node in nodes):
         _check_patterns(nodes)
     else:
         for node in nodes:
             if _can_be_closed(node):
                 node["additionalProperties"] = False
+    schema = rewrite(schema, strict=strict)
+    if not isinstance(schema, dict):
+        raise ValueError("the schema allows no value")
     schema["x-guidance"] = {"whitespace_pattern": WHITESPACE, "coerce_one_of": True, "lenient": not strict}
     return schema
-
-
-def _rewrite_names(node: dict[str, Any]) -> None:
-    """`propertyNames`, as zod writes it for records, in keywords that can be enforced."""
-    names = node.get("propertyNames")
-    if names is True or (isinstance(names, dict) and names.keys() <= {"type"}):
-        del node["propertyNames"]
-        return
-    if not isinstance(names, dict) or not node.keys().isdisjoint(("properties", "patternProperties")):
-        return
-    if names.keys() <= {"type", "pattern"}:
-        node["patternProperties"] = {names["pattern"]: node.get("additionalProperties", True)}
-    elif names.keys() <= {"type", "enum"} and all(isinstance(name, str) for name in names["enum"]):
-        node["properties"] = {name: node.get("additionalProperties", True) for name in names["enum"]}
-    else:
-        return
-    del node["propertyNames"]
-    node["additionalProperties"] = False
 
 
 def with_place(fault: str, schema: object) -> str:
@@ -112,8 +98,8 @@ def _placed(schema: object, path: str) -> Iterator[tuple[str, Mapping[str, Any]]
             if is_schema:
                 yield path, node
             for key, value in reversed(list(node.items())):
-                if not is_schema or key not in _NO_SCHEMAS:
-                    pending.append((f"{path}.{key}", value, not (is_schema and key in _MAPS_OF_SCHEMAS)))
+                if not is_schema or key not in NO_SCHEMAS:
+                    pending.append((f"{path}.{key}", value, not (is_schema and key in MAPS_OF_SCHEMAS)))
 
 
 def _check_nesting(schema: object) -> None:
@@ -144,35 +130,21 @@ def _check_valid(schema: dict[str, Any]) -> None:
         raise ValueError(f"{error.json_path[:MAX_PATH_LEN]} breaks the rule `{error.validator}` of JSON Schema")
 
 
-def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
-    """The schema and all schemas in it."""
-    pending = [schema]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, list):
-            pending.extend(node)
-        elif isinstance(node, dict):
-            yield node
-            for key, value in node.items():
-                if key in _MAPS_OF_SCHEMAS:
-                    pending.extend(_children(value))
-                elif key not in _NO_SCHEMAS:
-                    pending.append(value)
-
-
 def _is_intersection(node: dict[str, Any]) -> bool:
     """Whether several schemas must hold at once, so that closing one would close the others."""
     others = node.keys() - _NO_ASSERTIONS
-    return "allOf" in node or (len(others) > 1 and not others.isdisjoint(("$ref", "$dynamicRef", "anyOf", "oneOf")))
+    if not node.keys().isdisjoint(("allOf", "if", "not", "dependentSchemas")):
+        return True
+    return len(others) > 1 and not others.isdisjoint(("$ref", "$dynamicRef", "anyOf", "oneOf"))
 
 
 def _can_be_closed(node: dict[str, Any]) -> bool:
     properties = node.get("properties")
     if not isinstance(properties, dict) or not set(node.get("required", ())) <= properties.keys():
         return False
-    return node.keys().isdisjoint(
-        ("additionalProperties", "unevaluatedProperties", "patternProperties", "minProperties")
-    )
+    if node.get("minProperties", 0) > len(properties):
+        return False
+    return node.keys().isdisjoint(("additionalProperties", "unevaluatedProperties", "patternProperties"))
 
 
 def _check_patterns(nodes: list[dict[str, Any]]) -> None:

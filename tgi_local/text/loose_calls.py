@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from tgi_local.constraints import ToolSignature
 from tgi_local.text.call_arguments import as_json
+from tgi_local.text.literal_arguments import LiteralArguments
 from tgi_local.text.stop_strings import partial_match_len
 from tgi_local.text.tool_calls import Content, Item
 from tgi_local.text.tool_formats import ToolFormat
@@ -15,6 +16,8 @@ from tgi_local.types import ToolCallDelta
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SEPARATORS = re.compile(r"[\s,;]*")
+# A name that stands outside of JSON; how it ends differs more than formats say, so that what follows is not looked at.
+_NAME = re.compile(r"[\w.-]+")
 _MAX_CALLS = 64
 
 
@@ -73,7 +76,7 @@ class LooseCallParser:
     def _may_be_bare(self) -> bool:
         """Whether the answer as a whole may be calls without a marker; known at its end."""
         is_first = self._format.is_bare and self._is_at_start and not self._is_in_call
-        return is_first and self._held.lstrip().startswith("{")
+        return is_first and self._held.lstrip().startswith((self._format.begin + self._format.call_begin)[0])
 
     def _open_call(self, items: list[Item]) -> bool:
         if self._follows_call:
@@ -137,27 +140,55 @@ class LooseCallParser:
 
 def _read(format: ToolFormat, body: str, schemas: dict[str, Any]) -> list[tuple[Any, str]]:
     """Names and arguments as JSON text. Raises ValueError, KeyError or TypeError for what is no call."""
+    if format.parameters is not None and format.parameters.quotes:
+        return list(_read_literal(format, body, schemas))
     if format.parameters is not None:
-        return [_read_tagged(format, body, schemas)]
+        return [_read_tagged(format, text, schemas) for text in _tagged_calls(format, body)]
     if not format.call_begin.endswith('"'):
         return list(_read_named(format, body))
-    values = _json_values(body)
+    values = _json_values(body.strip().removesuffix(format.end.rpartition("]")[2] or " "))
     calls = values[0] if len(values) == 1 and isinstance(values[0], list) else values
     if not calls:
         raise ValueError("no call")
     if format.is_bare and not all("arguments" in call or "parameters" in call for call in calls):
         raise ValueError("an object with a name is not always a call")
-    return [(call["name"], _compact_arguments(call)) for call in calls]
+    key = format.call_begin.split('"')[-3]
+    arguments = [_compact_arguments(call) for call in calls]
+    return [(call.get(key, call.get("name")), given) for call, given in zip(calls, arguments, strict=True)]
 
 
-def _read_tagged(format: ToolFormat, body: str, schemas: dict[str, Any]) -> tuple[str, str]:
-    assert format.parameters is not None
-    head = format.after_marker.strip()
-    text = body.strip().removeprefix(head) if body.strip().startswith(head) else body.strip()
+def _read_literal(format: ToolFormat, body: str, schemas: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Calls as Python or Gemma write them."""
     tags = format.parameters
+    assert tags is not None
+    end = format.call_end[0]
+    text = body.strip().removeprefix(format.after_marker.strip())
+    text = text.strip().removesuffix(format.end.removesuffix(format.close_tag).strip())
+    while text := text.lstrip(" \t\r\n,;"):
+        name, found, text = text.partition(format.name_end)
+        reader = LiteralArguments(tags, end, schemas.get(name.strip()))
+        arguments, num_read = reader.read(text)
+        if not found or not reader.is_done or not _NAME.fullmatch(name.strip()):
+            raise ValueError("not a call")
+        yield name.strip(), _compact_arguments({"arguments": arguments})
+        text = text[num_read + len(end) :]
+
+
+def _tagged_calls(format: ToolFormat, body: str) -> list[str]:
+    """The text of each call, from its name on."""
+    head = format.after_marker.strip()
+    if format.opens_each_call or not head:
+        return [body.strip().removeprefix(head)]
+    return body.strip().removeprefix(head).split(head)
+
+
+def _read_tagged(format: ToolFormat, text: str, schemas: dict[str, Any]) -> tuple[str, str]:
+    assert format.parameters is not None
+    tags = format.parameters
+    closing = re.escape(format.call_end.strip().split("\n")[0])
     begin, end = tags.begin.strip(), tags.end.strip()
-    name = re.split(rf"{re.escape(format.name_end.strip() or chr(10))}|{re.escape(begin)}|\s", text)[0]
-    pattern = rf"{re.escape(begin)}(.*?){re.escape(tags.name_end.strip())}\n?(.*?)\n?{re.escape(end)}\s*(?={re.escape(begin)}|</function>|\Z)"
+    name = re.split(rf"{re.escape(format.name_end.strip() or chr(10))}|{re.escape(begin)}|\s", text.strip())[0]
+    pattern = rf"{re.escape(begin)}(.*?){re.escape(tags.name_end.strip())}\n?(.*?)\n?{re.escape(end)}\s*(?={re.escape(begin)}|{closing}|\Z)"
     properties = (schemas.get(name) or {}).get("properties") or {}
     pairs = [
         f"{json.dumps(key, ensure_ascii=False)}: {_as_json(value, properties.get(key))}"
@@ -172,13 +203,13 @@ def _as_json(value: str, schema: Any) -> str:
 
 def _read_named(format: ToolFormat, body: str) -> Iterable[tuple[str, str]]:
     """Calls whose names stand outside of the JSON."""
-    opening, name_end = format.call_begin.strip(), format.name_end.strip()
+    opening = format.call_begin.strip()
     for text in [part for part in body.split(opening) if part.strip()]:
-        name, found, arguments = text.partition(name_end)
-        if not found:
+        name, arguments = _NAME.match(text.strip()), text.find("{")
+        if name is None or arguments < 0:
             raise ValueError("no arguments")
-        value, _ = _DECODER.raw_decode(arguments.lstrip())
-        yield name.strip(), _compact_arguments({"arguments": value})
+        value, _ = _DECODER.raw_decode(text, arguments)
+        yield name[0], _compact_arguments({"arguments": value})
 
 
 def _json_values(text: str) -> list[Any]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from tgi_local.constraints import ToolSignature
 from tgi_local.text.call_arguments import ArgumentsReader, JsonArguments, TaggedArguments
+from tgi_local.text.literal_arguments import LiteralArguments
 from tgi_local.text.stop_strings import partial_match_len
-from tgi_local.text.tool_formats import ToolFormat
+from tgi_local.text.tool_formats import ToolFormat, match_head
 from tgi_local.types import ToolCallDelta
 
 
@@ -111,16 +112,19 @@ class ToolCallParser:
             yield from self._head(self._next_heads)
 
     def _head(self, heads: dict[str, str]) -> Iterator[Item]:
-        for head, name in heads.items():
-            if self._held.startswith(head):
-                self._held = self._held[len(head) :]
-                self._space = ""
-                self._arguments = self._new_arguments(name)
-                self._state = self._in_arguments
-                self._num_calls += 1
-                yield ToolCallDelta(self._num_calls - 1, name, "")
-                return
-        if not any(head.startswith(self._held) for head in heads):
+        lengths = {head: match_head(head, self._held) for head in heads}
+        if any(length == 0 for length in lengths.values()):
+            return  # one name may begin another
+        head, length = max(lengths.items(), key=lambda item: item[1], default=("", -1))
+        if length > 0:
+            name = heads[head]
+            self._held = self._held[length:]
+            self._space = ""
+            self._arguments = self._new_arguments(name)
+            self._state = self._in_arguments
+            self._num_calls += 1
+            yield ToolCallDelta(self._num_calls - 1, name, "")
+        else:
             text, self._space = self._space, ""
             self._state = self._in_text
             yield from self._content(text)
@@ -157,7 +161,8 @@ class ToolCallParser:
     def _new_arguments(self, name: str) -> ArgumentsReader:
         if self._format.parameters is None:
             return JsonArguments()
-        return TaggedArguments(self._format.parameters, self._format.call_end, self._parameters[name])
+        reader = LiteralArguments if self._format.parameters.quotes else TaggedArguments
+        return reader(self._format.parameters, self._format.call_end, self._parameters[name])
 
 
 def _joined(items: Iterator[Item]) -> list[Item]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tgi_local.text.call_arguments import value_types
-from tgi_local.text.tool_formats import ParameterTags, ToolFormat
+from tgi_local.text.reasoning import NO_THOUGHTS, ThoughtFormat
+from tgi_local.text.tool_formats import ID, ParameterTags, ToolFormat
 
 Thought = Literal["open", "possible"]
 Tool = tuple[str, str]  # name, schema of the arguments as JSON
+_PYTHON_WORDS = (("boolean", "True"), ("boolean", "False"), ("null", "None"))
 _TEXT = "TEXT: /(.|\\n)+/\n"
 
 
@@ -25,25 +27,33 @@ class Spelling:
 
     def exact(self, text: str, tokens: Sequence[str]) -> str:
         """This text, `tokens` of it as the control tokens that they are; white space where it is empty."""
-        known = [token for token in tokens if token in self.token_ids]
-        pieces = re.split("|".join(f"({re.escape(token)})" for token in known), text) if known else [text]
-        written = [
-            f"<[{self.token_ids[piece]}]>" if piece in self.token_ids and piece in known else json.dumps(piece)
-            for piece in pieces
-            if piece
-        ]
-        return " ".join(written)
+        return " ".join(self._spelled(piece) for piece in self._pieces(text, tokens))
 
-    def control(self, but: Sequence[str]) -> str:
-        """Any control token that text may hold, as an alternative to others."""
-        excluded = {self.token_ids[token] for token in but if token in self.token_ids}
+    def begins_with_control(self, text: str, tokens: Sequence[str]) -> bool:
+        return any(piece in self.token_ids for piece in self._pieces(text, tokens)[:1])
+
+    def _pieces(self, text: str, tokens: Sequence[str]) -> list[str]:
+        known = [ID, *(token for token in tokens if token in self.token_ids)]
+        return [piece for piece in re.split("|".join(f"({re.escape(token)})" for token in known), text) if piece]
+
+    def _spelled(self, piece: str) -> str:
+        if piece == ID:
+            return "/[0-9A-Za-z]{1,9}/"
+        return f"<[{self.token_ids[piece]}]>" if piece in self.token_ids else json.dumps(piece)
+
+    def control(self, but: Sequence[str], tokens: Sequence[str]) -> str:
+        """Any control token that text may hold, as an alternative to others: none that begins one of `but`."""
+        firsts = [self._pieces(text, tokens)[:1] for text in but]
+        excluded = {self.token_ids[piece] for pieces in firsts for piece in pieces if piece in self.token_ids}
         ids = sorted(set(self.control_ids) - set(self.end_ids) - excluded)
         return f" | <[{','.join(map(str, ids))}]>" if ids else ""
 
 
-def constrained_answer(spelling: Spelling, answer: str, thought: Thought | None, tags: tuple[str, str]) -> str:
+def constrained_answer(spelling: Spelling, answer: str, thought: Thought | None, thoughts: ThoughtFormat) -> str:
     """`answer`, the right side of a rule, after a thought that the prompt has opened or the model may open."""
-    return f"start: {_thought_of(thought)}answer\nanswer: {answer}\n" + _thought_rules(spelling, thought, tags) + _TEXT
+    begin = _answer_begin(spelling, thought, thoughts)
+    start = f"start: {_thought_of(thought, thoughts)}{begin}answer\nanswer: {answer}\n"
+    return start + _thought_rules(spelling, thought, thoughts) + _TEXT
 
 
 def answer_with_calls(
@@ -55,26 +65,28 @@ def answer_with_calls(
     is_forced: bool,
     answer: str | None = None,
     thought: Thought | None = None,
-    tags: tuple[str, str] = ("", ""),
+    thoughts: ThoughtFormat = NO_THOUGHTS,
 ) -> str:
     """Calls and nothing else if `is_forced`, else calls or `answer` if there is one, else text with calls in it."""
     body = _bodies(spelling, format, tools) + _series(spelling, format, max_calls)
-    is_free = not is_forced and answer is None
-    if not is_free:
+    begin = _answer_begin(spelling, thought, thoughts)
+    if is_forced or answer is not None:
         if answer is None:
             body += "main: forced\n"
         else:
-            first = "forced" if not format.is_bare else _json_calls(format, tools) + _up_to(max_calls - 1, "next_call")
-            body += f"main: {first} | answer\nanswer: {answer}\n"
-        return f"start: {_thought_of(thought)}main\n{body}" + _thought_rules(spelling, thought, tags) + _TEXT
-    text = f"main: {_free(spelling, format, tools, max_calls)}"
-    if thought == "possible" and tags[0] not in spelling.token_ids:
+            first = "forced"
+            if format.is_bare and format.parameters is None:
+                first = _json_calls(format, tools) + _up_to(max_calls - 1, "next_call")
+            body += f"main: {first} | {begin}answer\nanswer: {answer}\n"
+        rules = _thought_rules(spelling, thought, thoughts)
+        return f"start: {_thought_of(thought, thoughts)}main\n{body}" + rules + _TEXT
+    main = f"main: forced | {begin}text\n" if begin else f"main: {_free(spelling, format, tools, max_calls)}"
+    if thought == "possible" and not spelling.begins_with_control(thoughts.begin, thoughts.tokens):
         thought = None  # nothing tells it from text
-    start = f"start: {_thought_of(thought)}main" + (" | text" if thought == "open" else "") + "\n"
-    steering = [format.marker or "", *(tags if thought is not None else ())]
-    free = f"text: (TEXT{spelling.control(steering)})*\n"
-    rules = _thought_rules(spelling, thought, tags)
-    return start + text + free + body + rules + _TEXT
+    start = f"start: {_thought_of(thought, thoughts)}main" + (" | text" if thought == "open" else "") + "\n"
+    steering = [format.marker or "", *((thoughts.begin, thoughts.end) if thought is not None else ())]
+    free = f"text: (TEXT{spelling.control(steering, (*format.tokens, *thoughts.tokens))})*\n"
+    return start + main + free + body + _thought_rules(spelling, thought, thoughts) + _TEXT
 
 
 def _free(spelling: Spelling, format: ToolFormat, tools: Sequence[Tool], max_calls: int) -> str:
@@ -83,7 +95,7 @@ def _free(spelling: Spelling, format: ToolFormat, tools: Sequence[Tool], max_cal
     rules = until = ""
     if marker is not None:
         until = "text mark"
-        rules = _mark(spelling, "mark", marker) + f"opened: {until} after_mark\n"
+        rules = _mark(spelling, "mark", marker, format.tokens) + f"opened: {until} after_mark\n"
     if marker is not None and format.opens_each_call:
         return f"{_up_to(max_calls - 1, 'opened')} text | opened{{{max_calls}}}\n{rules}"
     alternatives = ["text", *(["opened"] if marker is not None else [])]
@@ -93,7 +105,7 @@ def _free(spelling: Spelling, format: ToolFormat, tools: Sequence[Tool], max_cal
             head = json.dumps(format.begin + format.call_begin + format.spell_name(name) + format.name_end)
             rules += f"bare_{index}[lazy]: /[ \\n]*/ {head}\n"
         bare = " | ".join(f"bare_{index} rest_{index}" for index in range(len(tools)))
-        rules += f"bare: ({bare}){more}\n"
+        rules += f"bare: ({bare}){more} {spelling.exact(format.end, format.tokens)}\n"
         alternatives.append("bare")
     return f"{' | '.join(alternatives)}\n{rules}"
 
@@ -160,41 +172,100 @@ def _elements(
     """Parameters in the order of the schema: (right side of a rule, rules it needs)."""
     root = json.loads(schema)
     properties = root.get("properties") or {}
-    closing = spelling.exact(tags.end, tokens)
-    rules = _mark(spelling, f"{prefix}_text", tags.end, tokens, "TEXT? ")
+    rules = _mark(spelling, f"{prefix}_text", tags.quotes[0] if tags.quotes else tags.end, tokens, "TEXT? ")
     if not properties:
         if root.get("additionalProperties") is False or "properties" in root:
             return "", ""
         name = f"{spelling.exact(tags.begin, tokens)} /[A-Za-z0-9_.-]+/ {spelling.exact(tags.name_end, tokens)}"
-        return f"{prefix}_any*", rules + f"{prefix}_any: {name} {prefix}_text\n"
+        rules += f"{prefix}_any: {name} {_text_value(spelling, tags, tokens, prefix)}\n"
+        separator = spelling.exact(tags.separator, tokens)
+        return f"({prefix}_any ({separator} {prefix}_any)*)?" if separator else f"{prefix}_any*", rules
     shared = {key: root[key] for key in ("$defs", "definitions", "x-guidance") if key in root}
-    items = []
     for index, (name, value) in enumerate(properties.items()):
         head = spelling.exact(tags.begin + name + tags.name_end, tokens)
-        types = value_types(value)
-        if "string" not in types:
-            content = f"%json {json.dumps({**value, **shared} if isinstance(value, dict) else value)} {closing}"
-        elif isinstance(value, dict) and all(isinstance(option, str) for option in value.get("enum") or [0]):
-            options = " | ".join(json.dumps(option) for option in value["enum"])
-            content = f"({options}) {closing}"
-        else:
-            content = f"{prefix}_text"
-        rules += f"{prefix}_{index}: {head} {content}\n"
-        items.append(f"{prefix}_{index}" + ("" if name in root.get("required", ()) else "?"))
-    return " ".join(items), rules
+        own = {**value, **shared} if isinstance(value, dict) else value
+        rules += f"{prefix}_{index}: {head} {_value(spelling, tags, tokens, prefix, own)}\n"
+    needed = [name in root.get("required", ()) for name in properties]
+    if not tags.separator:
+        return " ".join(f"{prefix}_{i}" + ("" if is_needed else "?") for i, is_needed in enumerate(needed)), rules
+    return f"{prefix}_from_0", rules + _separated(prefix, needed, spelling.exact(tags.separator, tokens))
 
 
-def _thought_of(thought: Thought | None) -> str:
-    return {"open": "thinking ", "possible": "thought? ", None: ""}[thought]
+def _separated(prefix: str, needed: Sequence[bool], separator: str) -> str:
+    """Rules `from_0` of all elements with a separator between those that are there; `then` follows another one."""
+    rules = f'{prefix}_from_{len(needed)}: ""\n{prefix}_then_{len(needed)}: ""\n'
+    for index, is_needed in enumerate(needed):
+        item, after = f"{prefix}_{index}", f"{prefix}_then_{index + 1}"
+        skipped = ("", "") if is_needed else (f" | {prefix}_from_{index + 1}", f" | {after}")
+        rules += f"{prefix}_from_{index}: {item} {after}{skipped[0]}\n"
+        rules += f"{prefix}_then_{index}: {separator} {item} {after}{skipped[1]}\n"
+    return rules
 
 
-def _thought_rules(spelling: Spelling, thought: Thought | None, tags: tuple[str, str]) -> str:
+def _value(spelling: Spelling, tags: ParameterTags, tokens: Sequence[str], prefix: str, schema: Any) -> str:
+    """One value and what closes it."""
+    closing = spelling.exact(tags.end, tokens)
+    types = value_types(schema)
+    if tags.is_python:
+        choices = [] if types == {"string"} and _is_free(schema) else [f"%json {json.dumps(schema)}"]
+        if _is_free(schema):
+            choices += [f'"{word}"' for kind, word in _PYTHON_WORDS if kind in types or not types]
+            choices += [_text_value(spelling, tags, tokens, prefix)] if "string" in types else []
+        return f"({' | '.join(choices)}) {closing}"
+    if "string" not in types:
+        return f"%json {json.dumps(schema)} {closing}"
+    if isinstance(schema, dict) and all(isinstance(option, str) for option in schema.get("enum") or [0]):
+        quotes = spelling.exact(tags.quotes[0], tokens) if tags.quotes else ""
+        options = " | ".join(json.dumps(option) for option in schema["enum"])
+        return f"{quotes} ({options}) {quotes} {closing}"
+    return _text_value(spelling, tags, tokens, prefix)
+
+
+def _text_value(spelling: Spelling, tags: ParameterTags, tokens: Sequence[str], prefix: str) -> str:
+    """Any text and what closes it."""
+    if tags.is_python:
+        return f"({' | '.join(_python_string(quote) for quote in tags.quotes)})"
+    if tags.quotes:
+        return f"{spelling.exact(tags.quotes[0], tokens)} {prefix}_text {spelling.exact(tags.end, tokens)}"
+    return f"{prefix}_text"
+
+
+def _python_string(quote: str) -> str:
+    escape = r"\\(['\"\\nrt]|u[0-9a-fA-F]{4})"
+    return rf"/{quote}([^{quote}\\\x00-\x1f]|{escape})*{quote}/"
+
+
+def _is_free(schema: Any) -> bool:
+    """Whether a schema says nothing but the type of a value, as far as texts and words go."""
+    bounds = ("enum", "const", "pattern", "format", "minLength", "maxLength", "anyOf", "oneOf", "allOf", "not", "$ref")
+    return isinstance(schema, dict) and schema.keys().isdisjoint(bounds)
+
+
+def _answer_begin(spelling: Spelling, thought: Thought | None, thoughts: ThoughtFormat) -> str:
+    if thought is None or not thoughts.answer_begin:
+        return ""
+    return spelling.exact(thoughts.answer_begin, thoughts.tokens) + " "
+
+
+def _thought_of(thought: Thought | None, thoughts: ThoughtFormat) -> str:
     if thought is None:
         return ""
-    opening, closing = tags
-    rules = f"thinking: thought_text thought_end (/[ \\n]+/)?\nthought_text: (TEXT{spelling.control([closing])})*\n"
-    rules += _mark(spelling, "thought_end", closing)
-    return rules + (f"thought: {spelling.exact(opening, [opening])} thinking\n" if thought == "possible" else "")
+    if not thoughts.repeats:
+        return "thinking " if thought == "open" else "thought? "
+    return ("thinking " if thought == "open" else "") + "thought* "
+
+
+def _thought_rules(spelling: Spelling, thought: Thought | None, thoughts: ThoughtFormat) -> str:
+    if thought is None:
+        return ""
+    control = spelling.control([thoughts.end], thoughts.tokens)
+    rules = f"thinking: thought_text thought_end (/[ \\n]+/)?\nthought_text: (TEXT{control})*\n"
+    rules += _mark(spelling, "thought_end", thoughts.end, thoughts.tokens)
+    if thought == "open" and not thoughts.repeats:
+        return rules
+    begins = (thoughts.begin, *thoughts.asides)
+    openings = " | ".join(spelling.exact(begin, thoughts.tokens) for begin in begins)
+    return rules + f"thought: ({openings}) thinking\n"
 
 
 def _mark(spelling: Spelling, rule: str, text: str, tokens: Sequence[str] = (), before: str = "") -> str:

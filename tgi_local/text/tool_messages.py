@@ -21,6 +21,7 @@ To call functions, write one such block for each call, and nothing after the las
 <tool_call>
 {{"name": <name of the function>, "arguments": <JSON object with its arguments>}}
 </tool_call>"""
+THOUGHT = "reasoning_content"  # the key of what the assistant thought
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
@@ -30,11 +31,13 @@ def fit_messages(
     """The same conversation and tools in the form that a template with these traits writes."""
     if not traits.takes_later_system:
         messages = _with_system_first(messages)
-    fitted = list(_with_ids(messages))
+    fitted = [_with_thought(message, traits) for message in _with_ids(messages)]
     if not traits.writes_calls:
         fitted = list(_in_plain_words(fitted))
     elif not traits.takes_many_calls:
         fitted = list(_one_by_one(fitted))
+    if traits.names_in_ids:
+        fitted = _with_names_in_ids(fitted)
     if traits.wants_short_ids:
         fitted = [_with_short_ids(message) for message in fitted]
     if traits.wants_arguments_text:
@@ -149,6 +152,38 @@ def _written_call(call: Mapping[str, Any]) -> str:
     function = call.get("function") or {}
     written = {"name": function.get("name"), "arguments": function.get("arguments")}
     return f"<tool_call>\n{json.dumps(written, ensure_ascii=False)}\n</tool_call>"
+
+
+def _with_thought(message: Message, traits: TemplateTraits) -> Message:
+    """What was thought, under the template's own key; nothing where it has none."""
+    if THOUGHT not in message:
+        return message
+    thought = message[THOUGHT]
+    message = {key: value for key, value in message.items() if key != THOUGHT}
+    if traits.thought_key is None:
+        return message
+    if message.get("tool_calls") and message["content"] and not traits.takes_thought_beside_text:
+        return {**message, traits.thought_key: f"{thought}\n\n{message['content']}", "content": ""}
+    return {**message, traits.thought_key: thought}
+
+
+def _with_names_in_ids(messages: Sequence[Message]) -> list[Message]:
+    """Ids that say which function was called, numbered through the conversation."""
+    ids: dict[str, str] = {}
+    num_calls = 0
+    fitted = []
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            function = call.get("function")
+            name = function.get("name") if isinstance(function, Mapping) else ""
+            ids[call["id"]] = f"functions.{name}:{num_calls}"
+            num_calls += 1
+        if message.get("tool_calls"):
+            message = {**message, "tool_calls": [{**call, "id": ids[call["id"]]} for call in message["tool_calls"]]}
+        elif message.get("tool_call_id") in ids:
+            message = {**message, "tool_call_id": ids[message["tool_call_id"]]}
+        fitted.append(message)
+    return fitted
 
 
 def _with_short_ids(message: Message) -> Message:
