@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -36,6 +36,9 @@ from tgi_local.validation import build_request, check_length, check_parameters, 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Holds the slots of one call until its answer is open; closing it twice is harmless.
+Admission = ExitStack
 
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
@@ -140,10 +143,27 @@ class Service:
             self.metrics.request_failed(_cause(error))
             raise
 
+    @contextmanager
+    def admission(self, num_sequences: int, received_s: float, *, best_of: int = 1) -> Iterator[Admission]:
+        """Keeps slots for all sequences of a call, from before its prompts are prepared until `open` takes them.
+
+        A `best_of` over the limit is refused later, and as that. Raises OverloadedError when slots are short.
+        """
+        limits = self._model_for(received_s).limits
+        with ExitStack() as held:
+            try:
+                for _ in range(num_sequences * min(best_of, limits.max_best_of)):
+                    held.enter_context(self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken))
+            except OverloadedError:
+                self.metrics.request_received()
+                self.metrics.request_failed("overloaded")
+                raise
+            yield held
+
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
-        """The native request for a raw prompt, as text or token ids. Raises RequestError, OverloadedError."""
+        """The native request for a raw prompt, as text or token ids, inside an `admission`. Raises RequestError."""
         model = self._model_for(received_s)
         num_leading_ids = 0
         with self._preparing():
@@ -166,7 +186,7 @@ class Service:
         received_s: float,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
-        """The native request for a conversation. Raises RequestError, OverloadedError."""
+        """The native request for a conversation, inside an `admission`. Raises RequestError."""
         model = self._model_for(received_s)
         with self._preparing():
             check_parameters(parameters, model.limits)
@@ -194,9 +214,14 @@ class Service:
         with self._workers.admit(limits.max_concurrent_requests if limits is not None else LOADING_REQUESTS):
             return await self._workers.run(function)
 
-    def open(self, requests: Sequence[GenerationRequest]) -> OpenGeneration:
-        """Take request slots and get ready to stream. Raises OverloadedError when slots are short."""
+    def open(self, requests: Sequence[GenerationRequest], admission: Admission | None = None) -> OpenGeneration:
+        """Take request slots, those of `admission` among them, and get ready to stream.
+
+        Raises OverloadedError when slots are short.
+        """
         model = self._model_for(max((request.received_s for request in requests), default=math.inf))
+        if admission is not None:
+            admission.close()  # nobody else comes before they are taken below
         try:
             self._slots.take(len(requests), model.limits.max_concurrent_requests)
         except OverloadedError:
@@ -219,19 +244,16 @@ class Service:
         ]
         return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    async def generate(
+        self, requests: Sequence[GenerationRequest], admission: Admission | None = None
+    ) -> list[Generation]:
         """The fold of the stream, one Generation per request, in their order."""
         generations = [Generation(request) for request in requests]
-        async with self.open(requests) as stream:
+        async with self.open(requests, admission) as stream:
             async for batch in stream:
                 for index, event in batch:
                     generations[index].add(event)
         return generations
-
-    async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
-        """`best_of` samples, the one with the highest mean log-probability first."""
-        generations = await self.generate(siblings(request, best_of))
-        return sorted(generations, key=lambda generation: -generation.mean_logprob)
 
     async def close(self, timeout_s: float) -> None:
         """Let running requests finish for up to `timeout_s`, then end them with an error and let that be sent."""
@@ -290,13 +312,10 @@ class Service:
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:
-        """Counts a request, and its refusal under its cause. One that is being prepared needs a slot, too."""
+        """Counts a request, and its refusal under its cause."""
         self.metrics.request_received()
-        limits = self.limits
-        assert limits is not None
         try:
-            with self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken):
-                yield
+            yield
         except (RequestError, OverloadedError, asyncio.CancelledError) as error:
             self.metrics.request_failed(_cause(error))
             raise

@@ -32,12 +32,13 @@ async def messages(request: Request) -> Response:
         chat = await apart(request, lambda: to_chat(body))
         conversation = await apart(request, lambda: to_conversation(chat, switches))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
-    native = await until_disconnect(request, preparing)
-    answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
-    if body.stream:
-        return streamed_answer(request, native, answer, anthropic_body, PING_FRAME)
-    return await whole_answer(request, native, answer)
+    with service.admission(1, received_s) as admission:
+        preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+        native = await until_disconnect(request, preparing)
+        answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
+        if body.stream:
+            return streamed_answer(request, native, answer, admission, anthropic_body, PING_FRAME)
+        return await whole_answer(request, native, answer, admission)
 
 
 @router.post("/v1/messages/count_tokens")

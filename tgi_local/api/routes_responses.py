@@ -43,17 +43,18 @@ async def create_response(request: Request) -> Response:
             chat = await apart(request, lambda: to_chat(body, turns))
             conversation = await apart(request, lambda: to_conversation(chat, switches))
             parameters = chat_parameters(chat, model.info.generation_defaults)
-        preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
-        native = await until_disconnect(request, preparing)
+        with api.service.admission(1, received_s) as admission:
+            preparing = api.service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+            native = await until_disconnect(request, preparing)
 
-    def keep(answer: ResponseAnswer) -> None:
-        output = [parse(InputItem, item) for item in answer.output]
-        api.responses.put(answer.object, to_turns(output, turns), output)
+            def keep(answer: ResponseAnswer) -> None:
+                output = [parse(InputItem, item) for item in answer.output]
+                api.responses.put(answer.object, to_turns(output, turns), output)
 
-    answer = ResponseAnswer(body, model.info.model_id, native, None if body.store is False else keep)
-    if body.stream:
-        return streamed_answer(request, native, answer, answer.fail)
-    return await whole_answer(request, native, answer)
+            answer = ResponseAnswer(body, model.info.model_id, native, None if body.store is False else keep)
+            if body.stream:
+                return streamed_answer(request, native, answer, admission, answer.fail)
+            return await whole_answer(request, native, answer, admission)
 
 
 @router.post("/v1/responses/input_tokens")
