@@ -38,7 +38,8 @@ class Operation:
     @property
     def error(self) -> type[BaseModel] | None:
         """The one error body of the dialects that have one; TGI has several."""
-        return {OPENAI: v1.OpenAIError, ANTHROPIC: anthropic.ErrorAnswer}.get(self.group)
+        errors: dict[str, type[BaseModel]] = {OPENAI: v1.OpenAIError, ANTHROPIC: anthropic.ErrorAnswer}
+        return errors.get(self.group)
 
 
 OPENAI: Final = "OpenAI"

@@ -12,11 +12,12 @@ from starlette.responses import Response
 from tgi_local.api.answers import json_answer, num_described
 from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
-from tgi_local.api.error_responses import openai_event
+from tgi_local.api.error_responses import is_for_anthropic, openai_event, request_id_headers
 from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import DONE, EventStream, frame, until_disconnect
 from tgi_local.errors import BatchSizeError, NotFoundError, TgiLocalError
 from tgi_local.open_generation import OpenGeneration
+from tgi_local.protocol import anthropic_answers
 from tgi_local.protocol.openai import (
     NEUTRAL_MODEL_NAMES,
     ChatRequest,
@@ -57,7 +58,12 @@ async def completions(request: Request) -> Response:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
+    """In the form of Anthropic's API for its clients, which have the same path."""
     model = context(request).service.model
+    if is_for_anthropic(request):
+        query = request.query_params
+        page = anthropic_answers.models_page(model.info, model.limits, query.get("after_id"), query.get("before_id"))
+        return Response(orjson.dumps(page), 200, request_id_headers(), "application/json")
     answer = models_response(model.info, model.limits.max_total_tokens)
     return Response(orjson.dumps(answer), media_type="application/json")
 
@@ -67,6 +73,9 @@ async def retrieve_model(request: Request, model_id: str) -> Response:
     model = context(request).service.model
     if model_id not in (model.info.model_id, *NEUTRAL_MODEL_NAMES):
         raise NotFoundError("No such model; /v1/models lists the one that is served", code="model_not_found")
+    if is_for_anthropic(request):
+        entry = anthropic_answers.model_entry(model.info, model.limits)
+        return Response(orjson.dumps(entry), 200, request_id_headers(), "application/json")
     return Response(orjson.dumps(model_entry(model.info, model.limits.max_total_tokens)), media_type="application/json")
 
 

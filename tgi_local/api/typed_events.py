@@ -1,6 +1,7 @@
 """Answers made of typed events, as Anthropic's and OpenAI's responses are: streamed, or folded into one object."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
@@ -16,6 +17,7 @@ from tgi_local.service import Admission, Service
 from tgi_local.types import Generation, GenerationRequest, TextEvent
 
 Event = dict[str, Any]
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class TypedAnswer(Protocol):
@@ -30,12 +32,16 @@ class TypedAnswer(Protocol):
 
 
 async def whole_answer(
-    request: Request, native: GenerationRequest, answer: TypedAnswer, admission: Admission
+    request: Request,
+    native: GenerationRequest,
+    answer: TypedAnswer,
+    admission: Admission,
+    own_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Response:
     api = context(request)
     folding = _fold(api.service, native, answer, admission)
     generation = await until_disconnect(request, folding, lambda: api.service.drop(1))
-    headers = generation_headers(api.shown_compute_type, [generation])
+    headers = generation_headers(api.shown_compute_type, [generation]) | dict(own_headers)
     return Response(orjson.dumps(answer.object), 200, headers, "application/json")
 
 
@@ -46,11 +52,12 @@ def streamed_answer(
     admission: Admission,
     fail: Callable[[TgiLocalError], Event],
     keep_alive: bytes = KEEP_ALIVE,
+    own_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Response:
     """`fail` makes the event of an error after the stream has begun."""
     api = context(request)
     stream = api.service.open([native], admission)
-    headers = stream_headers(api.shown_compute_type, [native.prompt_text])
+    headers = stream_headers(api.shown_compute_type, [native.prompt_text]) | dict(own_headers)
     return EventStream(_frames(stream, answer, fail), stream.aclose, headers, keep_alive)
 
 
