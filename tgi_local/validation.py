@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tgi_local.errors import UnsupportedError, ValidationError
-from tgi_local.types import GenerationRequest, Limits, RequestParameters, SamplingParams, StopParams
+from tgi_local.types import CHECKED_NEW_TOKENS, GenerationRequest, Limits, RequestParameters, SamplingParams, StopParams
 
-# TGI schedules at most this many new tokens at a time and checks only them against the total.
-CHECKED_NEW_TOKENS = 1024
 MAX_STOP_LENGTH = 256
 MAX_LOGIT_BIAS = 1024
 # A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.

@@ -60,10 +60,14 @@ def replaying(events: Iterable[dict[str, Any]]) -> httpx2.Client:
     return httpx2.Client(transport=httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=body)))
 
 
+# OpenAI's API has them, its SDK's types do not.
+_UNTYPED = {"Response.store", "ResponseCustomToolCall.status", "ResponseFunctionCallArgumentsDoneEvent.name"}
+
+
 def strictly(kind: Any, data: Any) -> Any:
     """`data` as the SDK's type `kind`, which must know every field of it, at every depth."""
     parsed = TypeAdapter(kind).validate_python(data)
-    assert not (unknown := list(_unknown(parsed))), unknown
+    assert not (unknown := set(_unknown(parsed)) - _UNTYPED), unknown
     return parsed
 
 
