@@ -15,7 +15,7 @@ import pytest
 from tests.in_process import LIMITS, InProcess, serving
 from tests.waiting import until
 from tgi_local.api import answers, body, routes_tgi
-from tgi_local.errors import NotReadyError, OverloadedError
+from tgi_local.errors import NotReadyError
 from tgi_local.text.chat_template import ChatTemplate
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.types import RequestParameters
@@ -102,12 +102,52 @@ async def test_a_running_request_leaves_one_slot_less_to_prepare_for(server: InP
         await server.service.prepare_text([5], RequestParameters(max_new_tokens=2), 0.0) for _ in range(NUM_SLOTS - 1)
     ]
     async with server.service.open(taken):
-        last = asyncio.ensure_future(server.service.prepare_text("hi", RequestParameters(), 0.0))
+        last = ask(server)
         await until(lambda: server.service._workers.num_requests == 1)
-        with pytest.raises(OverloadedError):
-            await server.service.prepare_text("hi", RequestParameters(), 0.0)
+        assert (await ask(server)).status_code == 429
         held.release()
-        await last
+        assert (await last).status_code == 200
+
+
+SEVERAL: list[tuple[str, dict[str, Any], int]] = [
+    ("/v1/chat/completions", {"messages": MESSAGES, "n": 4, "max_tokens": 2}, 4),
+    ("/v1/chat/completions", {"messages": MESSAGES, "n": 4, "max_tokens": 2, "stream": True}, 4),
+    ("/v1/completions", {"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 2}, 6),
+    ("/v1/completions", {"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 2, "stream": True}, 6),
+    ("/v1/completions", {"prompt": "hi", "best_of": 3, "max_tokens": 2}, 3),
+    ("/generate", {"inputs": "hi", "parameters": {"best_of": 2, "do_sample": True, "max_new_tokens": 2}}, 2),
+    ("/vertex", {"instances": [{"inputs": "a"}, {"inputs": "b"}]}, 2),
+    ("/v1/messages", ROUTES["/v1/messages"], 1),
+    ("/v1/messages", {**ROUTES["/v1/messages"], "stream": True}, 1),
+]
+
+
+@pytest.mark.parametrize(("path", "request_body", "num_sequences"), SEVERAL)
+async def test_who_is_prepared_has_the_slots_of_all_its_sequences(
+    server: InProcess, held: HeldTexts, path: str, request_body: dict[str, Any], num_sequences: int
+) -> None:
+    """So that who was let in is never told so late that there is no room, whatever came in between."""
+    asking = asyncio.ensure_future(server.client.post(path, json=request_body))
+    await until(lambda: server.service._workers.num_requests == num_sequences)
+    others = [ask(server) for _ in range(NUM_SLOTS)]
+    held.release()
+    answer = await asking
+    assert answer.status_code == 200 and "overloaded" not in answer.text
+    statuses = [response.status_code for response in await asyncio.gather(*others)]
+    assert statuses.count(200) == NUM_SLOTS - num_sequences and statuses.count(429) == num_sequences
+    assert server.service._workers.num_requests == server.service._slots.num_taken == 0
+
+
+async def test_more_sequences_than_there_are_slots_are_refused_at_the_door(server: InProcess) -> None:
+    body = {"prompt": ["a", "b", "c"], "n": 6, "max_tokens": 2}  # 18
+    assert (await server.client.post("/v1/completions", json=body)).status_code == 429
+    counts = server.service.metrics.render().decode()
+    assert 'tgi_request_failure{err="overloaded"} 1.0' in counts and "tgi_request_count 1.0" in counts
+    # Too many samples are wrong in themselves.
+    parameters = {"best_of": 1000, "do_sample": True, "max_new_tokens": 2}
+    refused = await server.client.post("/generate", json={"inputs": "hi", "parameters": parameters})
+    assert refused.status_code == 422 and "best_of" in refused.json()["error"]
+    assert server.service._workers.num_requests == 0
 
 
 @pytest.mark.parametrize(("fields", "num_sequences"), [({"best_of": 2}, 2), ({}, 1)])
@@ -125,7 +165,7 @@ async def test_a_shutdown_waits_for_what_is_being_prepared(server: InProcess, he
     accepted = [ask(server) for _ in range(3)]
     prompts = {"prompt": ["hi", "there"], "max_tokens": 3}
     accepted.append(asyncio.ensure_future(server.client.post("/v1/completions", json=prompts)))
-    await until(lambda: server.service._workers.num_requests == 4)
+    await until(lambda: server.service._workers.num_requests == 5)  # one sequence each, and the two prompts'
     closing = asyncio.ensure_future(server.service.close(10))
     await until(lambda: server.service.state().name == "draining")
     assert (await ask(server)).status_code == 503

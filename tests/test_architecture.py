@@ -73,7 +73,7 @@ CONTRACT = (
     row("tgi_local.tgi_flags", *VOCABULARY, only="pydantic pydantic_settings"),
     row("tgi_local.metrics", *VOCABULARY, only="prometheus_client"),
     row("tgi_local.logs", *VOCABULARY, only="structlog rich orjson"),
-    row("tgi_local.protocol", *VOCABULARY, only="pydantic annotated_types orjson"),
+    row("tgi_local.protocol", *VOCABULARY, only="pydantic pydantic_core annotated_types orjson"),
     row("tgi_local.text", *VOCABULARY, only="tokenizers transformers jinja2 llguidance jsonschema orjson"),
     row("tgi_local.engine", *VOCABULARY, only="", never=frozenset({"asyncio"})),
     row("tgi_local.engine.engine_thread", *VOCABULARY, "tgi_local.engine", only=""),

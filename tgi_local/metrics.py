@@ -1,6 +1,8 @@
 """Metric names, kinds, units, help and buckets in one place (TGI's names), with typed functions that record them."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -9,6 +11,7 @@ from prometheus_client.core import Metric, SummaryMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from tgi_local.errors import BodyShapeError, MalformedBodyError, OverloadedError, RequestError, TemplateError
 from tgi_local.types import Finish, GenerationRequest, StepStats
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -136,6 +139,31 @@ class Metrics:
         """`cause` is one of TGI's: overloaded, validation, template, generation, incomplete, dropped."""
         self._counters["tgi_request_failure"].labels(err=cause).inc()
 
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too.
+
+        As TGI, what can not be read as a request at all is none.
+        """
+        try:
+            yield
+        except (MalformedBodyError, BodyShapeError):
+            raise
+        except RequestError as error:
+            self.request_received()
+            self.request_failed(_cause(error))
+            raise
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Counts a request, and its refusal under its cause."""
+        self.request_received()
+        try:
+            yield
+        except (RequestError, OverloadedError, asyncio.CancelledError) as error:
+            self.request_failed(_cause(error))
+            raise
+
     def step_done(self, stats: StepStats) -> None:
         self._queue_size.set(stats.num_waiting)
         self._batch_size.set(stats.num_running)
@@ -201,3 +229,9 @@ def _without_suffix(line: str) -> str:
         if f"{name}_total" in line:
             return line.replace(f"{name}_total", name)
     return line
+
+
+def _cause(error: BaseException) -> str:
+    """Why a request was not admitted, as the metrics say it."""
+    causes = {OverloadedError: "overloaded", TemplateError: "template", RequestError: "validation"}
+    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), "dropped")

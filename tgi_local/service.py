@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,12 +14,8 @@ from tgi_local.constraints import ToolGrammar
 from tgi_local.conversation import Conversation
 from tgi_local.engine.engine_thread import EngineThread
 from tgi_local.errors import (
-    BodyShapeError,
-    MalformedBodyError,
     NotReadyError,
     OverloadedError,
-    RequestError,
-    TemplateError,
     UnsupportedError,
     ValidationError,
 )
@@ -33,11 +29,14 @@ from tgi_local.text.grammar import GrammarCompiler
 from tgi_local.text.tokenizer import TextTokenizer
 from tgi_local.text_workers import TextWorkers
 from tgi_local.types import Caller, Generation, GenerationRequest, Limits, RequestParameters, TokenSpan
-from tgi_local.validation import build_request, check_length, check_parameters, with_new_seed
+from tgi_local.validation import build_request, check_length, check_num_sequences, check_parameters, with_new_seed
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Holds the slots of one call until its answer is open; closing it twice is harmless.
+Admission = ExitStack
 
 # llguidance's own limits end a compilation long before; this is for what they do not foresee.
 COMPILE_TIMEOUT_S = 2.0
@@ -133,27 +132,33 @@ class Service:
         return self._state
 
     @contextmanager
-    def translating(self) -> Iterator[None]:
-        """Around what a dialect does before `prepare_*`: a request that it refuses is counted, too.
+    def admission(self, num_sequences: int, received_s: float, *, best_of: int = 1) -> Iterator[Admission]:
+        """Keeps slots for all sequences of a call, from before its prompts are prepared until `open` takes them.
 
-        As TGI, what can not be read as a request at all is none.
+        A `best_of` over the limit is refused later, and as that. Raises OverloadedError when slots are short,
+        ValidationError when there are not that many at all.
         """
-        try:
-            yield
-        except (MalformedBodyError, BodyShapeError):
-            raise
-        except RequestError as error:
-            self.metrics.request_received()
-            self.metrics.request_failed(_cause(error))
-            raise
+        limits = self._model_for(received_s).limits
+        num_slots = num_sequences * min(best_of, limits.max_best_of)
+        with ExitStack() as held:
+            with self.metrics.translating():
+                check_num_sequences(num_slots, limits)
+            try:
+                for _ in range(num_slots):
+                    held.enter_context(self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken))
+            except OverloadedError:
+                self.metrics.request_received()
+                self.metrics.request_failed("overloaded")
+                raise
+            yield held
 
     async def prepare_text(
         self, prompt: str | Sequence[int], parameters: RequestParameters, received_s: float, caller: Caller = NOBODY
     ) -> GenerationRequest:
-        """The native request for a raw prompt, as text or token ids. Raises RequestError, OverloadedError."""
+        """The native request for a raw prompt, as text or token ids, inside an `admission`. Raises RequestError."""
         model = self._model_for(received_s)
         num_leading_ids = 0
-        with self._preparing():
+        with self.metrics.preparing():
             check_parameters(parameters, model.limits)
             if isinstance(prompt, str):
                 if not prompt:
@@ -173,9 +178,9 @@ class Service:
         received_s: float,
         caller: Caller = NOBODY,
     ) -> GenerationRequest:
-        """The native request for a conversation. Raises RequestError, OverloadedError."""
+        """The native request for a conversation, inside an `admission`. Raises RequestError."""
         model = self._model_for(received_s)
-        with self._preparing():
+        with self.metrics.preparing():
             check_parameters(parameters, model.limits)
             prompt = await self._workers.run(lambda: render_prompt(model.template, conversation, model.limits))
             return await self._build(model, parameters, prompt.text, prompt.token_ids, received_s, caller)
@@ -201,19 +206,14 @@ class Service:
         with self._workers.admit(limits.max_concurrent_requests if limits is not None else LOADING_REQUESTS):
             return await self._workers.run(function)
 
-    def open(self, requests: Sequence[GenerationRequest]) -> OpenGeneration:
-        """Take request slots and get ready to stream.
+    def open(self, requests: Sequence[GenerationRequest], admission: Admission | None = None) -> OpenGeneration:
+        """Take request slots, those of `admission` among them, and get ready to stream.
 
-        Raises OverloadedError when slots are short, ValidationError when there are not that many at all.
+        Raises OverloadedError when slots are short.
         """
         model = self._model_for(max((request.received_s for request in requests), default=math.inf))
-        if len(requests) > model.limits.max_concurrent_requests:
-            self.metrics.request_failed("validation")
-            raise ValidationError(
-                f"this asks for {len(requests)} texts at once, and no more than {model.limits.max_concurrent_requests} "
-                "are generated at a time",
-                param="n",
-            )
+        if admission is not None:
+            admission.close()  # nobody else comes before they are taken below
         try:
             self._slots.take(len(requests), model.limits.max_concurrent_requests)
         except OverloadedError:
@@ -236,19 +236,16 @@ class Service:
         ]
         return OpenGeneration(requests, streams, model.engine, self._slots, self.metrics, self._workers)
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    async def generate(
+        self, requests: Sequence[GenerationRequest], admission: Admission | None = None
+    ) -> list[Generation]:
         """The fold of the stream, one Generation per request, in their order."""
         generations = [Generation(request) for request in requests]
-        async with self.open(requests) as stream:
+        async with self.open(requests, admission) as stream:
             async for batch in stream:
                 for index, event in batch:
                     generations[index].add(event)
         return generations
-
-    async def generate_best_of(self, request: GenerationRequest, best_of: int) -> list[Generation]:
-        """`best_of` samples, the one with the highest mean log-probability first."""
-        generations = await self.generate(siblings(request, best_of))
-        return sorted(generations, key=lambda generation: -generation.mean_logprob)
 
     async def close(self, timeout_s: float) -> None:
         """Let running requests finish for up to `timeout_s`, then end them with an error and let that be sent."""
@@ -313,25 +310,6 @@ class Service:
     async def aside(self, function: Callable[[], T]) -> T:
         """On a worker like `work`, for a request that has been served and may not be refused any more."""
         return await self._workers.run(function)
-
-    @contextmanager
-    def _preparing(self) -> Iterator[None]:
-        """Counts a request, and its refusal under its cause. One that is being prepared needs a slot, too."""
-        self.metrics.request_received()
-        limits = self.limits
-        assert limits is not None
-        try:
-            with self._workers.admit(limits.max_concurrent_requests - self._slots.num_taken):
-                yield
-        except (RequestError, OverloadedError, asyncio.CancelledError) as error:
-            self.metrics.request_failed(_cause(error))
-            raise
-
-
-def _cause(error: BaseException) -> str:
-    """Why a request was not admitted, as the metrics say it."""
-    causes = {OverloadedError: "overloaded", TemplateError: "template", RequestError: "validation"}
-    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), "dropped")
 
 
 def siblings(request: GenerationRequest, count: int) -> list[GenerationRequest]:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from tgi_local.constraints import Grammar, GrammarSource, ToolSignature
 
+# TGI schedules at most this many new tokens at a time and checks only them against the total.
+CHECKED_NEW_TOKENS = 1024
+
 
 class FinishReason(StrEnum):
     """Why a generation ended, in TGI's words."""
@@ -157,6 +160,11 @@ class Limits:
     vocab_size: int
     watermark: Watermark = Watermark()
     max_batch_size: int = 128
+
+    def has_room(self, num_prompt_tokens: int, max_new_tokens: int) -> bool:
+        """Whether a prompt of this length is let in."""
+        num_tokens = num_prompt_tokens + min(max_new_tokens, CHECKED_NEW_TOKENS)
+        return num_prompt_tokens <= self.max_input_tokens and num_tokens <= self.max_total_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tgi_local.errors import UnsupportedError, ValidationError
-from tgi_local.types import GenerationRequest, Limits, RequestParameters, SamplingParams, StopParams
+from tgi_local.types import CHECKED_NEW_TOKENS, GenerationRequest, Limits, RequestParameters, SamplingParams, StopParams
 
-# TGI schedules at most this many new tokens at a time and checks only them against the total.
-CHECKED_NEW_TOKENS = 1024
 MAX_STOP_LENGTH = 256
 MAX_LOGIT_BIAS = 1024
 # A message is at least a byte; nothing that long can fit, and tokenizing it would only hold a worker.
@@ -43,6 +41,15 @@ def check_parameters(parameters: RequestParameters, limits: Limits) -> None:
         raise ValidationError("`seed` must not be set when `best_of` > 1", param="seed")
     _check_tokens(p, limits)
     _check_supported(p)
+
+
+def check_num_sequences(count: int, limits: Limits) -> None:
+    """Refuse a call that asks for more texts at once than are ever generated together. Raises ValidationError."""
+    if count > limits.max_concurrent_requests:
+        raise ValidationError(
+            f"this asks for {count} texts at once, and no more than {limits.max_concurrent_requests} are generated at a time",
+            param="n",
+        )
 
 
 def check_length(text: str, limits: Limits) -> None:

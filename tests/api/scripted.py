@@ -1,9 +1,10 @@
 """A model's output written by the test, as the text events that reach an answer, and SDKs that read what it becomes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx2
+from pydantic import BaseModel, TypeAdapter
 
 from tgi_local.api.sse import typed_frame
 from tgi_local.types import (
@@ -57,3 +58,24 @@ def replaying(events: Iterable[dict[str, Any]]) -> httpx2.Client:
     body = b"".join(typed_frame(event) for event in events)
     headers = {"content-type": "text/event-stream"}
     return httpx2.Client(transport=httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=body)))
+
+
+# OpenAI's API has them, its SDK's types do not.
+_UNTYPED = {"Response.store", "ResponseCustomToolCall.status", "ResponseFunctionCallArgumentsDoneEvent.name"}
+
+
+def strictly(kind: Any, data: Any) -> Any:
+    """`data` as the SDK's type `kind`, which must know every field of it, at every depth."""
+    parsed = TypeAdapter(kind).validate_python(data)
+    assert not (unknown := set(_unknown(parsed)) - _UNTYPED), unknown
+    return parsed
+
+
+def _unknown(value: Any) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        yield from (f"{type(value).__name__}.{name}" for name in value.model_extra or ())
+        for name in type(value).model_fields:
+            yield from _unknown(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _unknown(item)

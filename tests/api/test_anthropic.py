@@ -317,7 +317,7 @@ def test_bad_fields_are_refused_by_name(tiny_server: Server, body: dict[str, Any
     response = post(tiny_server, stream=stream, **body)
     assert response.status_code == 400, response.text
     reply = response.json()
-    assert set(reply) == {"type", "error"} and reply["type"] == "error"
+    assert set(reply) == {"type", "error", "request_id"} and reply["type"] == "error"
     assert reply["error"]["type"] == "invalid_request_error" and named in reply["error"]["message"]
 
 

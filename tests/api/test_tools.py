@@ -203,11 +203,12 @@ async def test_tgi_s_prompt_for_tools_follows_the_last_message(server: Writing) 
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools", "type custom"),
+        ({"tools": [{"type": "custom"}]}, "tools", "missing field `custom`"),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].custom.name", "missing field `name`"),
         ({"tools": [{"type": "web_search"}]}, "tools", "not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "missing field `function`"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing field `name`"),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "custom"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "x not found"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "some"}}}, "tool_choice", "mode"),
         ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "x"}]}}, "tool_choice", "x not"),
         ({"tool_choice": "unknown"}, "tool_choice", "Tool with name unknown not found"),

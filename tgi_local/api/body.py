@@ -26,7 +26,7 @@ async def read_as(request: Request, understand: Callable[[Any], T]) -> T:
     """The same, for bodies of several shapes. Raises OverloadedError when too many large ones wait."""
     body = await request.body()
     service = context(request).service
-    with service.translating():
+    with service.metrics.translating():
         if len(body) <= INLINE_BYTES:
             return understand(_loads(body))
         return await until_disconnect(request, service.work(lambda: understand(_loads(body))))

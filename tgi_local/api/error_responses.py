@@ -1,5 +1,6 @@
 """The error tree as each dialect writes it: status and body, or an event inside a stream."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -7,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tgi_local.errors import BodyShapeError, MalformedBodyError, NotReadyError, OverloadedError, TgiLocalError
+from tgi_local.protocol.wire import new_id
 
 MAX_MESSAGE_CHARACTERS = 1000
 RETRY_AFTER_S = "1"
@@ -35,7 +37,7 @@ def openai_response(error: TgiLocalError) -> Response:
 
 
 def anthropic_response(error: TgiLocalError) -> Response:
-    return Response(orjson.dumps(anthropic_body(error)), error.openai_status, _headers(error), "application/json")
+    return _anthropic_response(error.openai_status, _message(error), _headers(error))
 
 
 def native_body(error: TgiLocalError) -> dict[str, Any]:
@@ -82,15 +84,21 @@ def speaks_anthropic(path: str) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
+def is_for_anthropic(request: Request) -> bool:
+    """Whether the client is one of Anthropic's; the models have the same path as OpenAI's."""
+    path = request.url.path
+    return speaks_anthropic(path) or (path.startswith("/v1/models") and "anthropic-version" in request.headers)
+
+
 async def handle_error(request: Request, error: Exception) -> Response:
     """Exception handler for the whole tree."""
     assert isinstance(error, TgiLocalError)
-    return _response(request.url.path, error)
+    return _response(request, error)
 
 
 async def handle_bug(request: Request, error: Exception) -> Response:
     """Exception handler for everything else; what went wrong is in the log, not in the answer."""
-    return _response(request.url.path, TgiLocalError("Internal error; the server's log has the details"))
+    return _response(request, TgiLocalError("Internal error; the server's log has the details"))
 
 
 async def handle_disconnect(request: Request, error: Exception) -> Response:
@@ -105,17 +113,28 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     if not speaks_openai(request.url.path):
         return Response(status_code=status, headers=headers)
     text, error_type = ("Method not allowed", "validation") if status == 405 else ("No such route", "not_found")
+    if is_for_anthropic(request):
+        return _anthropic_response(status, text, headers)
     told = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
     body: dict[str, Any] = {"error": told, "error_type": error_type}
-    if speaks_anthropic(request.url.path):
-        body = _anthropic_body(status, text)
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def _response(path: str, error: TgiLocalError) -> Response:
-    if speaks_anthropic(path):
+def _response(request: Request, error: TgiLocalError) -> Response:
+    if is_for_anthropic(request):
         return anthropic_response(error)
-    return openai_response(error) if speaks_openai(path) else native_response(error)
+    return openai_response(error) if speaks_openai(request.url.path) else native_response(error)
+
+
+def request_id_headers() -> dict[str, str]:
+    """Anthropic's SDKs show it with every answer and error."""
+    return {"request-id": new_id("req", "_")}
+
+
+def _anthropic_response(status: int, text: str, headers: Mapping[str, str] | None) -> Response:
+    own = request_id_headers()
+    body = _anthropic_body(status, text) | {"request_id": own["request-id"]}
+    return Response(orjson.dumps(body), status, {**own, **(headers or {})}, "application/json")
 
 
 def _anthropic_body(status: int, text: str) -> dict[str, Any]:

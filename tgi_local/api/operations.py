@@ -38,7 +38,8 @@ class Operation:
     @property
     def error(self) -> type[BaseModel] | None:
         """The one error body of the dialects that have one; TGI has several."""
-        return {OPENAI: v1.OpenAIError, ANTHROPIC: anthropic.ErrorAnswer}.get(self.group)
+        errors: dict[str, type[BaseModel]] = {OPENAI: v1.OpenAIError, ANTHROPIC: anthropic.ErrorAnswer}
+        return errors.get(self.group)
 
 
 OPENAI: Final = "OpenAI"
@@ -193,6 +194,24 @@ _CHAT_DIALECTS: Final = (
         group=OPENAI,
     ),
     Operation("get", _STORED, "retrieve_response", "A stored response", _JSON, statuses=(404,), group=OPENAI),
+    Operation(
+        "get",
+        f"{_STORED}/input_items",
+        "list_input_items",
+        "What a stored response was made from, in pages",
+        _JSON,
+        statuses=(400, 404),
+        group=OPENAI,
+    ),
+    Operation(
+        "post",
+        f"{_STORED}/cancel",
+        "cancel_response",
+        "Refused: no response runs in the background",
+        _JSON,
+        statuses=(400, 404, 415),
+        group=OPENAI,
+    ),
     Operation("delete", _STORED, "delete_response", "Forget a stored response", _JSON, statuses=(404,), group=OPENAI),
     Operation(
         "post",

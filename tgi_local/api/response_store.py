@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from tgi_local.errors import NotFoundError
-from tgi_local.protocol.responses import InputItem
+from tgi_local.protocol.responses_items import InputItem
 
 MAX_RESPONSES = 256
 MAX_BYTES = 64 * 2**20
@@ -16,15 +16,27 @@ MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The JSON of a response, its output as input, and the conversation up to its end as chat messages.
-
-    Nobody changes them.
-    """
+    """The JSON of a response, the whole conversation that it answers, and its output. Nobody changes them."""
 
     body: bytes
+    input: Sequence[InputItem]
     output: Sequence[InputItem]
-    turns: Sequence[dict[str, Any]]
     num_bytes: int
+
+    @property
+    def conversation(self) -> Sequence[InputItem]:
+        return [*self.input, *self.output]
+
+    def page(self, limit: int, *, is_ascending: bool, after: str | None) -> tuple[Sequence[InputItem], bool]:
+        """`limit` items of the input that follow `after`, and whether there are more. Raises NotFoundError."""
+        items = self.input if is_ascending else self.input[::-1]
+        start = 0
+        if after is not None:
+            ids = [item.id for item in items]
+            if after not in ids:
+                raise NotFoundError("No such item in the input of this response", param="after", code="item_not_found")
+            start = ids.index(after) + 1
+        return items[start : start + limit], start + limit < len(items)
 
 
 class ResponseStore:
@@ -37,10 +49,12 @@ class ResponseStore:
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._owners: dict[str, str] = {}  # the response of each item
 
-    def put(self, response: dict[str, Any], turns: Sequence[dict[str, Any]], output: Sequence[InputItem] = ()) -> None:
-        """`output` and `turns` share their text: it is counted once."""
+    def put(self, response: dict[str, Any], input: Sequence[InputItem] = (), output: Sequence[InputItem] = ()) -> None:
+        """Items without an id get one. Those that several responses share are counted for each."""
         body = orjson.dumps(response)
-        stored = StoredResponse(body, output, turns, len(body) + len(orjson.dumps(turns)))
+        input = [item.with_id() for item in input]
+        num_bytes = len(body) + sum(len(item.model_dump_json(exclude_none=True)) for item in (*input, *output))
+        stored = StoredResponse(body, input, output, num_bytes)
         self._responses[response["id"]] = stored
         self._owners |= {item.id: response["id"] for item in output if item.id is not None}
         self._num_bytes += stored.num_bytes

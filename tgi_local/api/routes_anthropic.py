@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tgi_local.api.body import apart, read
 from tgi_local.api.context import caller_of, context
-from tgi_local.api.error_responses import anthropic_body
+from tgi_local.api.error_responses import anthropic_body, request_id_headers
 from tgi_local.api.sse import typed_frame, until_disconnect
 from tgi_local.api.typed_events import streamed_answer, whole_answer
 from tgi_local.protocol.anthropic import CountTokensRequest, MessagesRequest, template_kwargs, to_chat
@@ -28,16 +28,17 @@ async def messages(request: Request) -> Response:
     service = context(request).service
     model = service.model
     switches = template_kwargs(body, model.template.reads)
-    with service.translating():
+    with service.metrics.translating():
         chat = await apart(request, lambda: to_chat(body))
         conversation = await apart(request, lambda: to_conversation(chat, switches))
         parameters = chat_parameters(chat, model.info.generation_defaults)
-    preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
-    native = await until_disconnect(request, preparing)
-    answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
-    if body.stream:
-        return streamed_answer(request, native, answer, anthropic_body, PING_FRAME)
-    return await whole_answer(request, native, answer)
+    with service.admission(1, received_s) as admission:
+        preparing = service.prepare_chat(conversation, parameters, received_s, caller_of(request))
+        native = await until_disconnect(request, preparing)
+        answer = MessageAnswer(body, model.info.model_id, len(native.prompt_token_ids))
+        if body.stream:
+            return streamed_answer(request, native, answer, admission, anthropic_body, PING_FRAME, request_id_headers())
+        return await whole_answer(request, native, answer, admission, request_id_headers())
 
 
 @router.post("/v1/messages/count_tokens")
@@ -48,4 +49,5 @@ async def count_tokens(request: Request) -> Response:
     switches = template_kwargs(body, service.model.template.reads)
     conversation = await apart(request, lambda: to_conversation(chat, switches))
     prompt = await until_disconnect(request, service.render_chat(conversation))
-    return Response(orjson.dumps({"input_tokens": len(prompt.token_ids)}), media_type="application/json")
+    answer = orjson.dumps({"input_tokens": len(prompt.token_ids)})
+    return Response(answer, 200, request_id_headers(), "application/json")

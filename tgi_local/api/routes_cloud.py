@@ -91,14 +91,14 @@ async def vertex(request: Request) -> Response:
     received_s = time.monotonic()
     try:
         body = await read(request, VertexRequest)
-        with context(request).service.translating():
+        with context(request).service.metrics.translating():
             if not body.instances:
                 raise NoInstancesError()
 
         async def prepare() -> list[GenerationRequest]:
             return [await _prepare_instance(request, instance, received_s) for instance in body.instances]
 
-        texts = await _texts(request, prepare)
+        texts = await _texts(request, prepare, len(body.instances), received_s)
     except TgiLocalError as error:
         return native_response(error)  # also under a path of the platform's choice
     return _json({"predictions": texts})
@@ -121,7 +121,7 @@ async def infer(request: Request) -> Response:
             requests += siblings(native, best_of)
         return requests
 
-    texts = await _texts(request, prepare, best_of)
+    texts = await _texts(request, prepare, len(prompts), received_s, best_of)
     if body.parameters.return_full_text:
         texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     return _json(infer_response(body, texts))
@@ -166,23 +166,28 @@ async def _prepare_instance(
     if isinstance(instance, GenerateInstance):
         return await service.prepare_text(instance.inputs, instance.native, received_s, caller=caller_of(request))
     switches = template_kwargs(instance, service.model.template.reads)
-    with service.translating():
+    with service.metrics.translating():
         parameters = raw_text(chat_parameters(instance, service.model.info.generation_defaults))
         conversation = await apart(request, lambda: to_conversation(instance, switches))
     return await service.prepare_chat(conversation, parameters, received_s, caller_of(request))
 
 
 async def _texts(
-    request: Request, prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]], best_of: int = 1
+    request: Request,
+    prepare: Callable[[], Coroutine[Any, Any, Sequence[GenerationRequest]]],
+    num_prompts: int,
+    received_s: float,
+    best_of: int = 1,
 ) -> list[str]:
-    """The best text of every `best_of` requests; all run side by side.
+    """The best text of the `best_of` requests for each prompt; all run side by side.
 
     Raises FailedInstanceError when one is refused or fails.
     """
-    with _failing_as_one():
+    service = context(request).service
+    with _failing_as_one(), service.admission(num_prompts, received_s, best_of=best_of) as admission:
         prepared = await until_disconnect(request, prepare())
-        service = context(request).service
-        generations = await until_disconnect(request, service.generate(prepared), lambda: service.drop(len(prepared)))
+        generating = service.generate(prepared, admission)
+        generations = await until_disconnect(request, generating, lambda: service.drop(len(prepared)))
     groups = [generations[start : start + best_of] for start in range(0, len(generations), best_of)]
     return [max(group, key=lambda generation: generation.mean_logprob).text for group in groups]
 

@@ -27,6 +27,7 @@ from tgi_local.protocol.tgi import (
     stream_event,
     to_parameters,
 )
+from tgi_local.service import siblings
 from tgi_local.types import GenerationRequest, TokenSpan
 
 router = APIRouter()
@@ -66,7 +67,7 @@ async def chat_tokenize(request: Request) -> Response:
     body = await read(request, ChatRequest)
     service = context(request).service
     switches = template_kwargs(body, service.model.template.reads)
-    with service.translating():
+    with service.metrics.translating():
         conversation = await apart(request, lambda: to_conversation(body, switches))
         prompt = await until_disconnect(request, service.render_chat(conversation))
     service.metrics.request_received()  # as in TGI, where /tokenize is none
@@ -87,10 +88,14 @@ async def _generate(
     request: Request, body: GenerateRequest, received_s: float, full_text: bool, *, as_list: bool
 ) -> Response:
     api = context(request)
-    preparing = api.service.prepare_text(body.inputs, to_parameters(body), received_s, caller=caller_of(request))
-    native = await until_disconnect(request, preparing)
-    work = api.service.generate_best_of(native, body.parameters.best_of or 1)
-    generations = await until_disconnect(request, work, lambda: api.service.drop(1))
+    parameters = to_parameters(body)
+    best_of = parameters.best_of or 1
+    with api.service.admission(1, received_s, best_of=best_of) as admission:
+        preparing = api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
+        native = await until_disconnect(request, preparing)
+        work = api.service.generate(siblings(native, best_of), admission)
+        generations = await until_disconnect(request, work, lambda: api.service.drop(best_of))
+    generations.sort(key=lambda generation: -generation.mean_logprob)
     headers = generation_headers(api.shown_compute_type, generations[:1])
 
     def answer() -> Any:
@@ -106,11 +111,12 @@ async def _generate_stream(request: Request, body: GenerateRequest, received_s: 
     parameters = to_parameters(body)
     headers = stream_headers(api.shown_compute_type, [body.inputs])
     try:
-        with api.service.translating():
+        with api.service.metrics.translating():
             check_stream_parameters(body.parameters)
-        preparing = api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
-        native = await until_disconnect(request, preparing)
-        stream = api.service.open([native])
+        with api.service.admission(1, received_s) as admission:
+            preparing = api.service.prepare_text(body.inputs, parameters, received_s, caller=caller_of(request))
+            native = await until_disconnect(request, preparing)
+            stream = api.service.open([native], admission)
     except NotReadyError:
         raise  # TGI refuses connections before it is ready; a status is what clients wait and try again for
     except TgiLocalError as error:

@@ -1,6 +1,7 @@
 """Answers made of typed events, as Anthropic's and OpenAI's responses are: streamed, or folded into one object."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
@@ -12,10 +13,11 @@ from tgi_local.api.headers import generation_headers, stream_headers
 from tgi_local.api.sse import KEEP_ALIVE, EventStream, typed_frame, until_disconnect
 from tgi_local.errors import TgiLocalError
 from tgi_local.open_generation import OpenGeneration
-from tgi_local.service import Service
+from tgi_local.service import Admission, Service
 from tgi_local.types import Generation, GenerationRequest, TextEvent
 
 Event = dict[str, Any]
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class TypedAnswer(Protocol):
@@ -29,10 +31,17 @@ class TypedAnswer(Protocol):
     def step(self, event: TextEvent) -> Iterable[Event]: ...
 
 
-async def whole_answer(request: Request, native: GenerationRequest, answer: TypedAnswer) -> Response:
+async def whole_answer(
+    request: Request,
+    native: GenerationRequest,
+    answer: TypedAnswer,
+    admission: Admission,
+    own_headers: Mapping[str, str] = NO_HEADERS,
+) -> Response:
     api = context(request)
-    generation = await until_disconnect(request, _fold(api.service, native, answer), lambda: api.service.drop(1))
-    headers = generation_headers(api.shown_compute_type, [generation])
+    folding = _fold(api.service, native, answer, admission)
+    generation = await until_disconnect(request, folding, lambda: api.service.drop(1))
+    headers = generation_headers(api.shown_compute_type, [generation]) | dict(own_headers)
     return Response(orjson.dumps(answer.object), 200, headers, "application/json")
 
 
@@ -40,19 +49,21 @@ def streamed_answer(
     request: Request,
     native: GenerationRequest,
     answer: TypedAnswer,
+    admission: Admission,
     fail: Callable[[TgiLocalError], Event],
     keep_alive: bytes = KEEP_ALIVE,
+    own_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Response:
     """`fail` makes the event of an error after the stream has begun."""
     api = context(request)
-    stream = api.service.open([native])
-    headers = stream_headers(api.shown_compute_type, [native.prompt_text])
+    stream = api.service.open([native], admission)
+    headers = stream_headers(api.shown_compute_type, [native.prompt_text]) | dict(own_headers)
     return EventStream(_frames(stream, answer, fail), stream.aclose, headers, keep_alive)
 
 
-async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer) -> Generation:
+async def _fold(service: Service, native: GenerationRequest, answer: TypedAnswer, admission: Admission) -> Generation:
     generation = Generation(native)
-    async with service.open([native]) as stream:
+    async with service.open([native], admission) as stream:
         async for batch in stream:
             for _, event in batch:
                 answer.step(event)

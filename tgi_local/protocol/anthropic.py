@@ -6,27 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tgi_local.errors import UnsupportedError, ValidationError
+from tgi_local.protocol.anthropic_blocks import Block, TextBlock, text_of
 from tgi_local.protocol.openai import MAX_MESSAGES, NEUTRAL_MODEL_NAMES, ChatRequest
 from tgi_local.protocol.wire import I32, U32, WireModel, parse
 
 # Names under which templates look for the switch that makes a model think first.
 THINKING_SWITCHES = ("enable_thinking", "thinking")
-
-
-class TextBlock(WireModel):
-    type: str
-    text: str | None = None
-
-
-class Block(TextBlock):
-    """A content block; which fields count depends on its type."""
-
-    id: str | None = None
-    name: str | None = None
-    input: dict[str, Any] | None = None
-    tool_use_id: str | None = None
-    content: str | list[TextBlock] | None = None
-    is_error: bool | None = False
 
 
 class InputMessage(WireModel):
@@ -52,9 +37,10 @@ class Thinking(WireModel):
     """`budget_tokens` is a wish to the model, not a bound; `max_tokens` bounds thought and answer together.
 
     Thoughts are shown whole unless `display` is omitted; Claude Code knows more values than the documentation.
+    `between_tools` is off, but for notes of progress that no model here writes.
     """
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: U32 | None = None
     display: str | None = None
 
@@ -62,6 +48,16 @@ class Thinking(WireModel):
 class OutputConfig(WireModel):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: dict[str, Any] | None = None
+
+
+class ContextEdit(WireModel):
+    type: str
+
+
+class ContextManagement(WireModel):
+    """What to leave out of a long conversation. Earlier thoughts never are in it here."""
+
+    edits: list[ContextEdit] | None = None
 
 
 class CountTokensRequest(WireModel):
@@ -74,10 +70,16 @@ class CountTokensRequest(WireModel):
     tool_choice: ToolChoiceParam | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None  # where `output_config.format` was before
+    context_management: ContextManagement | None = None
+    container: Any = None
+    mcp_servers: Any = None
+    compaction: Any = None
+    thread: Any = None
 
     @property
     def wants_thinking(self) -> bool:
-        return self.thinking is not None and self.thinking.type != "disabled"
+        return self.thinking is not None and self.thinking.type in ("enabled", "adaptive")
 
     @property
     def shows_thinking(self) -> bool:
@@ -93,8 +95,6 @@ class MessagesRequest(CountTokensRequest):
     top_k: I32 | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = False
-    container: Any = None
-    mcp_servers: Any = None
 
     def shown_model(self, served: str) -> str:
         return served if self.model is None or self.model in NEUTRAL_MODEL_NAMES else self.model[:256]
@@ -102,18 +102,17 @@ class MessagesRequest(CountTokensRequest):
 
 def to_chat(body: CountTokensRequest) -> ChatRequest:
     """The same request as a chat. Raises RequestError for what this server does not honour."""
+    _check_supported(body)
     chat: dict[str, Any] = {"messages": list(_messages(body))}
     if body.tools:
         chat["tools"] = [_tool(tool) for tool in body.tools]
     if body.tool_choice is not None:
         chat["tool_choice"] = _tool_choice(body.tool_choice)
         chat["parallel_tool_calls"] = not body.tool_choice.disable_parallel_tool_use
-    if body.output_config is not None and body.output_config.format is not None:
-        chat["response_format"] = _response_format(body.output_config.format)
+    format = (body.output_config.format if body.output_config is not None else None) or body.output_format
+    if format is not None:
+        chat["response_format"] = _response_format(format)
     if isinstance(body, MessagesRequest):
-        for name in ("container", "mcp_servers"):
-            if getattr(body, name):
-                raise UnsupportedError(f"`{name}` is not supported", param=name)
         chat |= {
             "max_tokens": body.max_tokens,
             "temperature": body.temperature,
@@ -137,7 +136,7 @@ def template_kwargs(body: CountTokensRequest, reads: Callable[[str], bool]) -> d
 
 def _messages(body: CountTokensRequest) -> Iterator[dict[str, Any]]:
     if body.system:
-        yield {"role": "system", "content": _text(body.system, "system")}
+        yield {"role": "system", "content": text_of(body.system, "system")}
     tool_names: dict[str, str] = {}
     for message in body.messages:
         if isinstance(message.content, str):
@@ -159,7 +158,7 @@ def _assistant_message(blocks: Sequence[Block], tool_names: dict[str, str]) -> d
             tool_names[block.id or ""] = block.name or ""
         elif block.type not in ("thinking", "redacted_thinking"):
             texts.append(block)
-    message: dict[str, Any] = {"role": "assistant", "content": _text(texts, "messages")}
+    message: dict[str, Any] = {"role": "assistant", "content": text_of(texts, "messages")}
     return message | {"tool_calls": calls} if calls else message
 
 
@@ -172,27 +171,18 @@ def _user_messages(role: str, blocks: Sequence[Block], tool_names: dict[str, str
                 raise ValidationError("tool_result blocks need a `tool_use_id`", param="messages")
             # Templates have no place for the flag.
             prefix = "Error: " if block.is_error else ""
-            message = {"role": "tool", "content": prefix + _text(block.content or "", "messages")}
+            message = {"role": "tool", "content": prefix + text_of(block.content, "messages")}
             message["tool_call_id"] = block.tool_use_id
             if block.tool_use_id in tool_names:
                 message["name"] = tool_names[block.tool_use_id]
             yield message
     if texts or not blocks:
-        yield {"role": role, "content": _text(texts, "messages")}
-
-
-def _text(content: str | Sequence[TextBlock], param: str) -> str:
-    if isinstance(content, str):
-        return content
-    for block in content:
-        if block.type != "text" or block.text is None:
-            kind = block.type if block.type in _KNOWN_BLOCKS else "unknown"
-            raise UnsupportedError(f"content blocks of type {kind} are not supported by a text model", param=param)
-    return "".join(block.text or "" for block in content)
+        yield {"role": role, "content": text_of(texts, "messages")}
 
 
 def _tool(tool: CustomTool) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
+        # Those that Anthropic runs, and those whose schemas only its models know.
         raise UnsupportedError("only tools of type custom are supported: this server runs none itself", param="tools")
     function = {
         "name": tool.name,
@@ -203,6 +193,17 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def _check_supported(body: CountTokensRequest) -> None:
+    for name in ("container", "mcp_servers", "compaction", "thread"):
+        if getattr(body, name):
+            raise UnsupportedError(f"`{name}` is not supported", param=name)
+    edits = (body.context_management.edits if body.context_management is not None else None) or ()
+    if not all(edit.type.startswith("clear_thinking") for edit in edits):
+        raise UnsupportedError("`context_management` can clear thoughts only", param="context_management")
+    if body.tool_choice is not None and body.tool_choice.type in ("any", "tool") and not body.tools:
+        raise ValidationError("`tool_choice` needs `tools`", param="tool_choice")
+
+
 def _tool_choice(choice: ToolChoiceParam) -> str | dict[str, Any]:
     if choice.type == "tool":
         return {"type": "function", "function": {"name": choice.name}}
@@ -210,11 +211,11 @@ def _tool_choice(choice: ToolChoiceParam) -> str | dict[str, Any]:
 
 
 def _response_format(format: dict[str, Any]) -> dict[str, Any]:
-    schema = {"name": "output", "schema": format.get("schema"), "strict": True}
-    return {"type": format.get("type"), "json_schema": schema}
-
-
-_KNOWN_BLOCKS = ("image", "document", "search_result", "server_tool_use", "container_upload", "tool_use", "tool_result")
+    if format.get("type") != "json_schema" or not isinstance(format.get("schema"), dict):
+        raise ValidationError(
+            "`output_config.format` must be of type json_schema and have a `schema`", param="output_config"
+        )
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": format["schema"], "strict": True}}
 
 
 class ErrorDetail(WireModel):
@@ -227,3 +228,4 @@ class ErrorAnswer(WireModel):
 
     type: Literal["error"]
     error: ErrorDetail
+    request_id: str | None = None

@@ -1,13 +1,16 @@
 """Anthropic's answers: a message that grows block by block, and the events that say so."""
 
+import json
 import re
 from typing import Any
 
 import orjson
+from pydantic_core import from_json
 
+from tgi_local.model_info import ModelInfo
 from tgi_local.protocol.anthropic import MessagesRequest
 from tgi_local.protocol.wire import new_id
-from tgi_local.types import Finish, FinishReason, TextEvent, ToolCallDelta
+from tgi_local.types import Finish, FinishReason, Limits, TextEvent, ToolCallDelta
 
 Event = dict[str, Any]
 
@@ -115,10 +118,47 @@ class MessageAnswer:
 
 
 def _arguments_object(arguments: str) -> Any:
-    """The arguments of a call as an object; a lone surrogate, which no answer can carry, is replaced."""
-    for text in (arguments, _SURROGATE.sub(r"\\ufffd", arguments)):
+    """The arguments of a call as an object, as far as they came; a lone surrogate, which no answer can carry, is replaced.
+
+    Of arguments that the limit has cut it has what was whole, as the SDKs make of the same stream.
+    """
+    mended = _SURROGATE.sub(r"\\ufffd", arguments)
+    for read, text in (
+        (orjson.loads, arguments),
+        (orjson.loads, mended),
+        (_beginning, arguments),
+        (_beginning, mended),
+    ):
         try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError:
+            found = read(text)
+        except ValueError:
             continue
+        return found if isinstance(found, dict) else {}
     return {}
+
+
+def _beginning(text: str) -> Any:
+    """What is whole of a JSON text that ends too soon; its numbers are those that an answer can carry."""
+    return orjson.loads(json.dumps(from_json(text, allow_partial=True)))
+
+
+def models_page(
+    info: ModelInfo, limits: Limits, after_id: str | None = None, before_id: str | None = None
+) -> dict[str, Any]:
+    """The list of models: a page of one, and nothing after or before it."""
+    entries = [] if info.model_id in (after_id, before_id) else [model_entry(info, limits)]
+    ends = [entry["id"] for entry in entries[:1]] or [None]
+    return {"data": entries, "has_more": False, "first_id": ends[0], "last_id": ends[-1]}
+
+
+def model_entry(info: ModelInfo, limits: Limits) -> dict[str, Any]:
+    """When a model was released nobody here knows: then it is the epoch, as Anthropic has it."""
+    return {
+        "type": "model",
+        "id": info.model_id,
+        "display_name": info.model_id,
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+        "max_input_tokens": limits.max_input_tokens,
+        "max_tokens": limits.max_total_tokens,
+    }

@@ -1,10 +1,12 @@
 """Messages of a chat as OpenAI's and TGI's clients send them, and as chat templates are given them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from tgi_local.errors import UnsupportedError
+from tgi_local.protocol.custom_tools import arguments_of
 from tgi_local.protocol.wire import WireModel
 
 MAX_PARTS = 1024
@@ -43,6 +45,18 @@ class AssistantToolCall(WireModel):
     id: str | None = None
     type: str = "function"
     function: FunctionCall
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_custom_tool(cls, call: Any) -> Any:
+        """The call of a custom tool as what it is to the model."""
+        custom = call.get("custom") if isinstance(call, Mapping) else None
+        if not isinstance(custom, Mapping) or not isinstance(custom.get("input"), str):
+            return call
+        return {
+            "id": call.get("id"),
+            "function": {"name": custom.get("name"), "arguments": arguments_of(custom["input"])},
+        }
 
 
 def _once(role: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tgi_local.model_info import ModelInfo
+from tgi_local.protocol.custom_tools import InputReader, input_of
 from tgi_local.protocol.openai import ChatRequest, CompletionRequest
 from tgi_local.protocol.tgi import logprob
 from tgi_local.protocol.wire import new_id
@@ -69,6 +70,8 @@ class ChatAnswer:
             "system_fingerprint": fingerprint,
         }
         self._is_function_call = body.calls_functions
+        self._custom_names = body.custom_names
+        self._inputs: dict[tuple[int, int], InputReader] = {}  # of custom tools' calls, by choice and call
         self._last_pieces: dict[int, ToolCallDelta] = {}
 
     def object(self, generations: Sequence[Generation], usage: Usage) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class ChatAnswer:
         if calls and self._is_function_call:
             delta["function_call"] = _function_delta(calls[0])
         elif calls:
-            delta["tool_calls"] = [_tool_call_delta(call) for call in calls]
+            delta["tool_calls"] = [self._tool_call_delta(index, call) for call in calls]
         choice = {
             "index": index,
             "delta": delta,
@@ -113,13 +116,31 @@ class ChatAnswer:
         if calls and self._is_function_call:
             message["function_call"] = _function(calls[0])
         elif calls:
-            message["tool_calls"] = [_tool_call(call) for call in calls]
+            message["tool_calls"] = [self._tool_call(call) for call in calls]
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation.tokens),
             "finish_reason": self._finish(generation.finish, bool(calls) and calls[-1].is_complete),
         }
+
+    def _tool_call(self, call: ToolCall) -> dict[str, Any]:
+        if call.name in self._custom_names:
+            custom = {"name": call.name, "input": input_of(call.arguments)}
+            return {"id": _call_id(), "type": "custom", "custom": custom}
+        return {"id": _call_id(), "type": "function", "function": _function(call)}
+
+    def _tool_call_delta(self, choice: int, piece: ToolCallDelta) -> dict[str, Any]:
+        """`id` and `type` come with the name."""
+        if piece.name in self._custom_names:
+            self._inputs[choice, piece.index] = InputReader()
+        reader = self._inputs.get((choice, piece.index))
+        kind = "function" if reader is None else "custom"
+        head = {} if piece.name is None else {"id": _call_id(), "type": kind}
+        if reader is None:
+            return {"index": piece.index, **head, kind: _function_delta(piece)}
+        name = {} if piece.name is None else {"name": piece.name}
+        return {"index": piece.index, **head, kind: {**name, "input": reader.read(piece.arguments)}}
 
     def _finish(self, finish: Finish, ends_with_call: bool) -> str:
         """`ends_with_call`: there are calls, and the last of them is whole."""
@@ -130,7 +151,7 @@ class ChatAnswer:
     def _logprobs(self, tokens: Sequence[TextToken]) -> dict[str, Any] | None:
         if not self._with_logprobs:
             return None
-        return {"content": [_chat_logprob(token, self._num_top) for token in tokens], "refusal": None}
+        return {"content": [chat_logprob(token, self._num_top) for token in tokens], "refusal": None}
 
 
 class CompletionAnswer:
@@ -261,16 +282,6 @@ def _finish(reason: FinishReason) -> str:
     return "length" if reason is FinishReason.LENGTH else "stop"
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    return {"id": _call_id(), "type": "function", "function": _function(call)}
-
-
-def _tool_call_delta(piece: ToolCallDelta) -> dict[str, Any]:
-    """`id` and `type` come with the name."""
-    head = {} if piece.name is None else {"id": _call_id(), "type": "function"}
-    return {"index": piece.index, **head, "function": _function_delta(piece)}
-
-
 def _function_delta(piece: ToolCallDelta) -> dict[str, Any]:
     name = {} if piece.name is None else {"name": piece.name}
     return {**name, "arguments": piece.arguments}
@@ -284,7 +295,7 @@ def _call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def _chat_logprob(token: TextToken, num_top: int) -> dict[str, Any]:
+def chat_logprob(token: TextToken, num_top: int) -> dict[str, Any]:
     return _logprob_entry(token) | {"top_logprobs": [_logprob_entry(t) for t in token.top[:num_top]]}
 
 

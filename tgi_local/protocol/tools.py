@@ -7,9 +7,9 @@ from pydantic import Field
 
 from tgi_local.constraints import AnswerGrammar, ToolGrammar, ToolSignature
 from tgi_local.errors import BodyShapeError, ToolError, UnsupportedError, ValidationError
+from tgi_local.protocol.custom_tools import MAX_NAME_LEN, CustomDefinition
 from tgi_local.protocol.wire import WireModel
 
-MAX_NAME_LEN = 128  # Anthropic's bound; OpenAI's is 64
 MAX_TOOL_CALLS = 8
 
 
@@ -30,10 +30,11 @@ class FunctionDefinition(WireModel):
 
 
 class Tool(WireModel):
-    """Every tool has a type; those of type function have a `function`, and no others are supported."""
+    """Every tool has a type, and a definition of that name: of type function or custom, no others are supported."""
 
     type: str = "function"
     function: FunctionDefinition | None = None
+    custom: CustomDefinition | None = None
 
 
 class ToolFields(WireModel):
@@ -55,6 +56,11 @@ class ToolFields(WireModel):
         if self._choice == "none":
             return ()
         return (*map(_function, self.tools or ()), *(self.functions or ()))
+
+    @property
+    def custom_names(self) -> frozenset[str]:
+        """The tools whose calls are answered with an input instead of arguments."""
+        return frozenset(tool.custom.name for tool in self.tools or () if tool.custom is not None)
 
     @property
     def calls_functions(self) -> bool:
@@ -98,10 +104,14 @@ def to_tools(functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]] | 
 def _function(tool: Tool) -> FunctionDefinition:
     if tool.function is not None:
         return tool.function
-    if tool.type == "function":
-        raise BodyShapeError("tools: missing field `function` at line 1 column 1", param="tools")
-    kind = "custom" if tool.type == "custom" else "unknown"
-    raise UnsupportedError(f"tools of type {kind} are not supported; use type function", param="tools")
+    if tool.custom is not None:
+        custom = tool.custom
+        return FunctionDefinition(
+            name=custom.name, description=custom.description, parameters=custom.parameters, strict=True
+        )
+    if tool.type in ("function", "custom"):
+        raise BodyShapeError(f"tools: missing field `{tool.type}` at line 1 column 1", param="tools")
+    raise UnsupportedError("tools of type unknown are not supported; use type function", param="tools")
 
 
 def _chosen(
@@ -114,8 +124,6 @@ def _chosen(
         return offered, True, False
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         return _allowed(choice, offered)
-    if isinstance(choice, Mapping) and choice.get("type") == "custom":
-        raise UnsupportedError("`tool_choice` of type custom is not supported", param="tool_choice")
     return [_named(choice, offered)], True, True
 
 
@@ -136,7 +144,7 @@ def _allowed(
 
 def _named(choice: object, offered: Sequence[FunctionDefinition]) -> FunctionDefinition:
     if isinstance(choice, Mapping):
-        function = choice.get("function")
+        function = choice.get("custom" if choice.get("type") == "custom" else "function")
         choice = function.get("name") if isinstance(function, Mapping) else choice.get("name")
     for function in offered:
         if function.name == choice:
