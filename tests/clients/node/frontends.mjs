@@ -198,6 +198,54 @@ describe("editors", () => {
     assert.ok("cached_tokens" in usage.prompt_tokens_details);
   });
 
+  test("Zed: parts, no bound, a call and its result in parts", async () => {
+    const tool_calls = [{ id: "a", type: "function", function: { name: "get_weather", arguments: "{\"city\":\"Paris\"}" } }];
+    const body = {
+      model: "tgi",
+      max_completion_tokens: null,
+      stop: [],
+      temperature: 0,
+      tools: [{ type: "function", function: getWeather }],
+      tool_choice: null,
+      parallel_tool_calls: false,
+      reasoning_effort: null,
+      prompt_cache_key: "9b1deb4d",
+      stream_options: { include_usage: true },
+    };
+    const question = { role: "user", content: [{ type: "text", text: "What is the weather in Paris?" }] };
+    const result = { role: "tool", tool_call_id: "a", content: [{ type: "text", text: "sunny, 21 degrees" }] };
+    const asked = await postStream("/v1/chat/completions", { ...body, messages: [question] });
+    assert.equal(asked.flatMap((chunk) => chunk.choices[0]?.delta.tool_calls ?? [])[0].function.name, "get_weather");
+    const messages = [question, { role: "assistant", content: null, tool_calls }, result];
+    assert.match(textOf(await postStream("/v1/chat/completions", { ...body, messages })), /21 degrees/);
+  });
+
+  test("JetBrains: every field of OpenAI's, null where it has no value", async () => {
+    const names = "max_tokens tools tool_choice parallel_tool_calls modalities audio store metadata service_tier user logit_bias";
+    const more = "logprobs top_logprobs n prediction seed stop response_format functions function_call frequency_penalty";
+    const last = "presence_penalty top_p reasoning_effort web_search_options verbosity safety_identifier";
+    const nulls = Object.fromEntries(`${names} ${more} ${last}`.split(" ").map((name) => [name, null]));
+    const message = { ...user, name: null, refusal: null, tool_calls: null, tool_call_id: null, function_call: null, audio: null };
+    const chunks = await postStream("/v1/chat/completions", { ...nulls, model: "tgi", messages: [system, message], temperature: 0 });
+    assert.equal(textOf(chunks), five);
+  });
+
+  test("Copilot with a key of one's own: marks of its own in bodies and messages", async () => {
+    const headers = { "openai-intent": "conversation-panel", "x-request-id": "1", "x-github-api-version": "2025-05-01" };
+    const chunks = await postStream("/v1/chat/completions", {
+      model: "tgi",
+      messages: [{ ...system, copilot_cache_control: { type: "ephemeral" } }, { ...user, copilot_references: [] }],
+      temperature: 0,
+      top_p: 1,
+      n: 1,
+      max_tokens: 100,
+      intent: false,
+      snippy: { enabled: false },
+      stream_options: { include_usage: true },
+    }, headers);
+    assert.equal(textOf(chunks), five);
+  });
+
   test("JetBrains and others look for models at two places", async () => {
     for (const path of ["/v1/models", "/v1/models/tgi-local/demo", "/v1/models/tgi-local%2Fdemo", "/v1/models?limit=1000"]) {
       const response = await fetch(url + path);
@@ -278,6 +326,45 @@ describe("chat front ends", () => {
   test("curl's forms: no model, a stop that is a string, one message", async () => {
     const answer = await postJson("/v1/chat/completions", { messages: [user], stop: ", 4" });
     assert.equal(answer.choices[0].message.content, "1, 2, 3");
+  });
+});
+
+describe("homes and workflows", () => {
+  test("Home Assistant: typed messages, its own word in schemas", async () => {
+    const body = { model: "tgi", max_output_tokens: 60, temperature: 0, top_p: 1, user: "01JHOME", store: false, service_tier: "auto" };
+    const input = [
+      { type: "message", role: "developer", content: "You are a helpful assistant." },
+      { type: "message", role: "user", content: "Count to 5" },
+    ];
+    const events = await postStream("/v1/responses", { ...body, input });
+    assert.equal(events.map((event) => (event.type === "response.output_text.delta" ? event.delta : "")).join(""), five);
+    const schema = {
+      type: "object",
+      strict: true,
+      additionalProperties: false,
+      properties: { on: { type: ["boolean", "null"] } },
+      required: ["on"],
+    };
+    const format = { type: "json_schema", name: "light", schema, strict: true };
+    const { output } = await postJson("/v1/responses", { ...body, input, text: { format } });
+    assert.ok("on" in JSON.parse(output[0].content[0].text));
+  });
+
+  test("Dify: its checks of a model, and TGI's parameters as null", async () => {
+    const ping = { model: "tgi", max_tokens: 5 };
+    const chat = await postJson("/v1/chat/completions", { ...ping, messages: [{ role: "user", content: "ping" }] });
+    assert.equal(chat.object, "chat.completion");
+    assert.equal((await postJson("/v1/completions", { ...ping, prompt: "ping" })).object, "text_completion");
+    const nulls = "best_of repetition_penalty seed temperature top_k top_n_tokens top_p truncate typical_p".split(" ");
+    const parameters = { ...Object.fromEntries(nulls.map((name) => [name, null])), do_sample: false, max_new_tokens: 1, stop: [], details: true };
+    const native = await postJson("/generate", { inputs: "Who are you?", parameters });
+    assert.equal(native.details.generated_tokens, 1);
+  });
+
+  test("Jan: llama.cpp's fields", async () => {
+    const fields = { top_k: 40, min_p: 0.05, repeat_last_n: 64, repeat_penalty: 1, n_predict: -1, cache_prompt: true, dry_multiplier: 0 };
+    const body = { ...fields, model: "tgi", messages: [user], temperature: 0, return_progress: true, timings_per_token: true };
+    assert.equal(textOf(await postStream("/v1/chat/completions", body)), five);
   });
 });
 
