@@ -9,7 +9,7 @@ from tgi_local.constraints import JsonGrammar, RegexGrammar, ToolGrammar, ToolSi
 from tgi_local.errors import BodyShapeError, ToolError, UnsupportedError, ValidationError
 from tgi_local.protocol.wire import WireModel
 
-MAX_NAME_LEN = 64
+MAX_NAME_LEN = 128  # Anthropic's bound; OpenAI's is 64
 MAX_TOOL_CALLS = 8
 
 
