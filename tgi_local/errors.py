@@ -3,6 +3,7 @@
 TgiLocalError
 ├── RequestError                     the caller's fault
 │   ├── ValidationError              a parameter out of bounds
+│   │   ├── ContextLengthError       more tokens than the model's context holds
 │   │   └── UnsupportedError         a known field this server does not honour yet
 │   ├── TemplateError                the chat template refused the messages
 │   ├── ToolError                    tools or tool_choice do not make sense
@@ -53,6 +54,41 @@ class RequestError(TgiLocalError):
 
 class ValidationError(RequestError):
     prefix = "Input validation error: "
+
+
+class ContextLengthError(ValidationError):
+    """A prompt, or it together with `num_new_tokens`, that the model's context can not hold.
+
+    `detail` is TGI's. Agents shorten their conversation when they read one of the two sentences here, which are
+    OpenAI's and Anthropic's. `num_prompt_tokens` is None for a text too long to be tokenized.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        param: str,
+        max_input_tokens: int,
+        max_total_tokens: int,
+        num_prompt_tokens: int | None = None,
+        num_new_tokens: int = 0,
+    ) -> None:
+        super().__init__(detail, param=param, code="context_length_exceeded")
+        self._max_input, self._max_total = max_input_tokens, max_total_tokens
+        self._num_prompt, self._num_new = num_prompt_tokens, num_new_tokens
+
+    @property
+    def in_words_of_openai(self) -> str:
+        return f"{self.message}. This model's maximum context length is {self._max_total} tokens."
+
+    @property
+    def in_words_of_anthropic(self) -> str:
+        if self._num_prompt is None:
+            return f"prompt is too long: more than {self._max_input} tokens"
+        if self._num_prompt > self._max_input:
+            return f"prompt is too long: {self._num_prompt} tokens > {self._max_input} maximum"
+        needed = f"{self._num_prompt} + {self._num_new} > {self._max_total}"
+        return f"input length and `max_tokens` exceed context limit: {needed}, decrease input length or `max_tokens`"
 
 
 class UnsupportedError(ValidationError):

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tgi_local.errors import UnsupportedError, ValidationError
+from tgi_local.errors import ContextLengthError, UnsupportedError, ValidationError
 from tgi_local.types import CHECKED_NEW_TOKENS, GenerationRequest, Limits, RequestParameters, SamplingParams, StopParams
 
 MAX_STOP_LENGTH = 256
@@ -55,10 +55,11 @@ def check_num_sequences(count: int, limits: Limits) -> None:
 def check_length(text: str, limits: Limits) -> None:
     """Refuse a text that can not fit before it is tokenized. Raises ValidationError."""
     if len(text) > limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN:
-        raise ValidationError(
+        raise ContextLengthError(
             f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {len(text)} characters",
             param="inputs",
-            code="context_length_exceeded",
+            max_input_tokens=limits.max_input_tokens,
+            max_total_tokens=limits.max_total_tokens,
         )
 
 
@@ -137,17 +138,23 @@ def build_request(
     num_prompt = len(prompt_ids)
     room = limits.max_total_tokens - num_prompt
     if p.max_new_tokens is not None and min(p.max_new_tokens, CHECKED_NEW_TOKENS) > room:
-        raise ValidationError(
+        num_new = min(p.max_new_tokens, CHECKED_NEW_TOKENS)
+        raise ContextLengthError(
             f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. Given: {num_prompt} `inputs` "
-            f"tokens and {min(p.max_new_tokens, CHECKED_NEW_TOKENS)} `max_new_tokens`",
+            f"tokens and {num_new} `max_new_tokens`",
             param="max_new_tokens",
-            code="context_length_exceeded",
+            max_input_tokens=limits.max_input_tokens,
+            max_total_tokens=limits.max_total_tokens,
+            num_prompt_tokens=num_prompt,
+            num_new_tokens=num_new,
         )
     if num_prompt > limits.max_input_tokens:
-        raise ValidationError(
+        raise ContextLengthError(
             f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {num_prompt}",
             param="inputs",
-            code="context_length_exceeded",
+            max_input_tokens=limits.max_input_tokens,
+            max_total_tokens=limits.max_total_tokens,
+            num_prompt_tokens=num_prompt,
         )
     return GenerationRequest(
         request_id=secrets.token_hex(12),

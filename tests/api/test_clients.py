@@ -1,6 +1,7 @@
 """Clients of other kinds than those in `tests/clients`, and requests that only some of many clients send."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -49,16 +50,6 @@ def test_uploads_are_told_that_there_is_no_such_route(server: str, request: pyte
             assert caught.value.type == "invalid_request_error"
 
 
-def test_a_list_of_models_is_read_as_anthropics_too(demo_server: Server) -> None:
-    """multi-llm-ts and others sort the models of an Anthropic server by `created_at`."""
-    headers = {"anthropic-version": "2023-06-01", "x-api-key": "-"}
-    page = demo_server.client.get(f"{demo_server.url}/v1/models?limit=1000", headers=headers).json()
-    (model,) = page["data"]
-    assert (model["type"], model["display_name"]) == ("model", model["id"])
-    assert model["created_at"].endswith("Z")
-    assert (page["has_more"], page["first_id"], page["last_id"]) == (False, model["id"], model["id"])
-
-
 def _offering(path: str, name: str) -> dict[str, Any]:
     schema = {"type": "object", "properties": {}}
     function = {"name": name, "parameters": schema}
@@ -76,3 +67,43 @@ def test_names_of_tools_are_as_long_as_anthropics(demo_server: Server, path: str
     for length, status in ((128, 200), (129, 400)):
         answer = demo_server.client.post(demo_server.url + path, json=_offering(path, "m" * length))
         assert answer.status_code == status, answer.text
+
+
+TOO_LONG = "count " * 3000  # of the 2048 tokens that fit
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("max_tokens", [None, 100])
+def test_agents_are_told_of_a_full_context_in_words_they_know(
+    demo_server: Server, path: str, max_tokens: int | None
+) -> None:
+    """OpenCode, pi, Continue, Qwen Code and Claude Code shorten the conversation when they read these, else give up."""
+    prompts = {"/v1/completions": {"prompt": TOO_LONG}, "/v1/responses": {"input": TOO_LONG}}
+    body: dict[str, Any] = dict(prompts.get(path, {"messages": [{"role": "user", "content": TOO_LONG}]}))
+    limit = "max_output_tokens" if path.endswith("/responses") else "max_tokens"
+    body |= {"model": "tgi", limit: max_tokens or (4 if path.endswith("/messages") else None)}
+    answer = demo_server.client.post(demo_server.url + path, json=body)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 400
+    if path.endswith("/messages"):
+        assert re.fullmatch(r"prompt is too long: \d+ tokens > 2047 maximum", message)
+    else:
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert message.startswith("Input validation error: `inputs` ")  # by TGI's words litellm tells
+        assert message.endswith("This model's maximum context length is 2048 tokens.")
+
+
+def test_a_prompt_that_fits_without_its_answer_is_told_so(demo_server: Server) -> None:
+    """Claude Code reads the three numbers, and asks for fewer tokens."""
+    long = {"model": "tgi", "max_tokens": 1000, "messages": [{"role": "user", "content": "count " * 1500}]}
+    message = demo_server.client.post(f"{demo_server.url}/v1/messages", json=long).json()["error"]["message"]
+    found = re.match(r"input length and `max_tokens` exceed context limit: (\d+) \+ (\d+) > (\d+)", message)
+    assert found, message
+    prompt, new, limit = map(int, found.groups())
+    assert (new, limit) == (1000, 2048) and prompt < limit < prompt + new
+
+
+def test_native_routes_say_it_in_tgis_words_alone(demo_server: Server) -> None:
+    answer = demo_server.client.post(f"{demo_server.url}/generate", json={"inputs": TOO_LONG})
+    assert answer.status_code == 422
+    assert re.fullmatch(r"Input validation error: `inputs` [^.]+\. Given: \d+[^.]*", answer.json()["error"])

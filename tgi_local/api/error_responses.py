@@ -7,7 +7,14 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tgi_local.errors import BodyShapeError, MalformedBodyError, NotReadyError, OverloadedError, TgiLocalError
+from tgi_local.errors import (
+    BodyShapeError,
+    ContextLengthError,
+    MalformedBodyError,
+    NotReadyError,
+    OverloadedError,
+    TgiLocalError,
+)
 from tgi_local.protocol.wire import new_id
 
 MAX_MESSAGE_CHARACTERS = 1000
@@ -37,7 +44,7 @@ def openai_response(error: TgiLocalError) -> Response:
 
 
 def anthropic_response(error: TgiLocalError) -> Response:
-    return _anthropic_response(error.openai_status, _message(error), _headers(error))
+    return _anthropic_response(error.openai_status, _anthropic_message(error), _headers(error))
 
 
 def native_body(error: TgiLocalError) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def native_body(error: TgiLocalError) -> dict[str, Any]:
 
 
 def openai_error(error: TgiLocalError) -> dict[str, Any]:
-    return {"message": _message(error), "type": error.openai_type, "param": error.param, "code": error.code}
+    return {"message": _openai_message(error), "type": error.openai_type, "param": error.param, "code": error.code}
 
 
 def openai_event(error: TgiLocalError) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def openai_event(error: TgiLocalError) -> dict[str, Any]:
 
 def anthropic_body(error: TgiLocalError) -> dict[str, Any]:
     """Anthropic's form, which is also the event of an error after a stream has begun."""
-    return _anthropic_body(error.openai_status, _message(error))
+    return _anthropic_body(error.openai_status, _anthropic_message(error))
 
 
 def refusal_body(path: str, status: int, text: str, error_type: str, *, is_plain: bool) -> tuple[bytes, bytes]:
@@ -144,6 +151,14 @@ def _anthropic_body(status: int, text: str) -> dict[str, Any]:
 
 def _message(error: TgiLocalError) -> str:
     return error.message[:MAX_MESSAGE_CHARACTERS]
+
+
+def _openai_message(error: TgiLocalError) -> str:
+    return error.in_words_of_openai if isinstance(error, ContextLengthError) else _message(error)
+
+
+def _anthropic_message(error: TgiLocalError) -> str:
+    return error.in_words_of_anthropic if isinstance(error, ContextLengthError) else _message(error)
 
 
 def _headers(error: TgiLocalError) -> dict[str, str] | None:

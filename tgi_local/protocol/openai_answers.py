@@ -259,22 +259,16 @@ def _likeliest(generations: Sequence[Generation], num_samples: int, count: int) 
 
 
 def models_response(info: ModelInfo, max_total_tokens: int) -> dict[str, Any]:
-    """A list, and at once the only page of Anthropic's."""
-    page = {"has_more": False, "first_id": info.model_id, "last_id": info.model_id}
-    return {"object": "list", "data": [model_entry(info, max_total_tokens)], **page}
+    return {"object": "list", "data": [model_entry(info, max_total_tokens)]}
 
 
 def model_entry(info: ModelInfo, max_total_tokens: int) -> dict[str, Any]:
-    """What both OpenAI's and Anthropic's clients read of a model."""
     return {
         "id": info.model_id,
         "object": "model",
         "created": 0,
         "owned_by": info.model_id,
         "max_model_len": max_total_tokens,
-        "type": "model",
-        "display_name": info.model_id,
-        "created_at": "1970-01-01T00:00:00Z",  # the same as `created`: nobody knows
     }
 
 

@@ -274,17 +274,11 @@ class ModelInfo(BaseModel):
     created: U64
     owned_by: str
     max_model_len: U32
-    type: Literal["model"]
-    display_name: str
-    created_at: str
 
 
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelInfo]
-    has_more: bool
-    first_id: str
-    last_id: str
 
 
 # SageMaker's one route speaks all three dialects.
