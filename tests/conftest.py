@@ -19,7 +19,6 @@ from tests.checkpoints import make_checkpoint
 from tests.serving import Server, running
 from tgi_local.engine.engine import Engine
 
-
 # The same examples every time, and as much time for each as a busy machine takes.
 hypothesis.settings.register_profile(
     "every-run-alike",
