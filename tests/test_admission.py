@@ -139,10 +139,14 @@ async def test_who_is_prepared_has_the_slots_of_all_its_sequences(
 
 
 async def test_more_sequences_than_there_are_slots_are_refused_at_the_door(server: InProcess) -> None:
-    body = {"prompt": ["a", "b", "c"], "n": 6, "max_tokens": 2}  # 18
-    assert (await server.client.post("/v1/completions", json=body)).status_code == 429
+    """A 429 would be tried again for ever."""
+    body = {"prompt": ["a", "b", "c"], "n": 6, "max_tokens": 2}
+    refused = await server.client.post("/v1/completions", json=body)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
+    assert f"18 texts at once, and no more than {NUM_SLOTS}" in refused.json()["error"]["message"]
     counts = server.service.metrics.render().decode()
-    assert 'tgi_request_failure{err="overloaded"} 1.0' in counts and "tgi_request_count 1.0" in counts
+    assert 'tgi_request_failure{err="validation"} 1.0' in counts and "tgi_request_count 1.0" in counts
+    assert (await server.client.post("/v1/completions", json={**body, "n": 5})).status_code == 200
     # Too many samples are wrong in themselves.
     parameters = {"best_of": 1000, "do_sample": True, "max_new_tokens": 2}
     refused = await server.client.post("/generate", json={"inputs": "hi", "parameters": parameters})

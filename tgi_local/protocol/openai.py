@@ -17,7 +17,7 @@ from tgi_local.protocol.tools import ToolFields, to_tools
 from tgi_local.protocol.wire import I32, U32, TokenLimit, WireModel
 from tgi_local.types import RequestParameters, TextOptions
 
-MAX_CHOICES = 128
+MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 1024

@@ -81,7 +81,6 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
         ("/chat_tokenize", {"messages": IMAGE}, 1, 1),
         ("/v1/chat/completions", {"messages": HI, "use_beam_search": True}, 1, 1),
         ("/v1/completions", {"prompt": "x", "mirostat": 2}, 1, 1),
-        ("/v1/completions", {"prompt": ["x"] * 4, "n": 128}, 4, 1),
         ("/vertex", {"instances": []}, 1, 1),
         ("/generate", {"inputs": 5}, 0, 0),
         ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "regex"}}, 0, 0),
