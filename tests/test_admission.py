@@ -194,6 +194,7 @@ async def test_nothing_is_left_of_a_thousand_requests(server: InProcess) -> None
     """Good ones, wrong ones, refused ones and those whose client goes at any moment."""
     rng = random.Random(1)
     statuses = []
+    counted_alone = []  # requests of which the metrics say no more than that they came
 
     async def one() -> None:
         path = rng.choice(list(ROUTES))
@@ -213,6 +214,7 @@ async def test_nothing_is_left_of_a_thousand_requests(server: InProcess) -> None
             asking.cancel()
         result = (await asyncio.gather(asking, return_exceptions=True))[0]
         statuses.append(getattr(result, "status_code", None))
+        counted_alone.append(path == "/chat_tokenize" and statuses[-1] == 200)
 
     async def several() -> None:
         for _ in range(40):
@@ -228,7 +230,7 @@ async def test_nothing_is_left_of_a_thousand_requests(server: InProcess) -> None
     ended = sum(
         value for name, value in counts.items() if name.startswith(("tgi_request_success", "tgi_request_failure{"))
     )
-    assert ended >= counts["tgi_request_count"] > 500
+    assert ended + sum(counted_alone) >= counts["tgi_request_count"] > 500
 
 
 class Threads:

@@ -53,10 +53,6 @@ async def served(folder: Path, capsys: pytest.CaptureFixture[str], *args: str) -
         (["--max-total-tokens", "9999"], ["--max-total-tokens 9999", f"context of {CONTEXT} tokens"]),
         (["--max-input-tokens", str(CONTEXT)], [f"--max-input-tokens {CONTEXT}", f"less than the {CONTEXT}"]),
         (["--max-batch-total-tokens", "100"], ["100 tokens", "--max-batch-total-tokens to at least 512"]),
-        (
-            ["--max-total-tokens", "2000", "--max-batch-total-tokens", "1999"],
-            ["1999 tokens", "2000", "--max-batch-total-tokens to at least 2000", "--max-total-tokens to 1999"],
-        ),
         (["--max-batch-total-tokens", "999999999999"], ["--max-batch-total-tokens 999999999999", "GiB are free"]),
         (["--max-input-tokens", "2000", "--max-batch-total-tokens", "1024"], ["--max-input-tokens 2000", "1024"]),
     ],

@@ -381,6 +381,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--disable-ui=perhaps"], ["--disable-ui"]),
     (["--max-input-tokens", "5", "--max-input-length", "5"], ["max-input-tokens", "max-input-length"]),
     (["--max-input-tokens", "10", "--max-total-tokens", "10"], ["10 must be less than max-total-tokens 10"]),
+    (["--max-total-tokens", "2000", "--max-batch-total-tokens", "1999"], ["2000", "max-batch-total-tokens 1999"]),
     (["--max-input-length", "10", "--max-total-tokens", "9"], ["less than"]),
     (["--max-batch-size", "100", "--max-batch-prefill-tokens", "99"], ["max-batch-size 100", "99"]),
     (["--port"], ["--port", "expected one argument"]),

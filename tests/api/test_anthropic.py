@@ -309,7 +309,7 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "http://x"}}
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "type custom"),
         ({"thinking": {"type": "enabled", "budget_tokens": "much"}}, "thinking.budget_tokens"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
-        ({"system": "z" * 9000}, "inputs"),
+        ({"system": "z" * 9000}, "prompt is too long"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

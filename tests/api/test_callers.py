@@ -11,7 +11,7 @@ from tgi_local.api.callers import VISITOR_HEADER, Callers
 from tgi_local.api.http_server import HttpServer
 from tgi_local.metrics import Metrics
 from tgi_local.open_generation import OpenGeneration
-from tgi_local.service import Service
+from tgi_local.service import Admission, Service
 from tgi_local.types import Caller, GenerationRequest
 from ui import client as page_client
 
@@ -134,9 +134,9 @@ async def test_every_route_says_whom_a_request_is_for(
     opened: list[GenerationRequest] = []
     open_generation = server.service.open
 
-    def note(requests: Sequence[GenerationRequest]) -> OpenGeneration:
+    def note(requests: Sequence[GenerationRequest], admission: Admission | None = None) -> OpenGeneration:
         opened.extend(requests)
-        return open_generation(requests)
+        return open_generation(requests, admission)
 
     monkeypatch.setattr(server.service, "open", note)
     async with server.client_at("203.0.113.5") as client:
