@@ -381,3 +381,10 @@ async def test_an_error_before_the_answer_is_a_status(fake: InProcess) -> None:
     fake.service.drain()
     response = await fake.client.post("/v1/messages", json=ASK)
     assert response.status_code == 503 and response.json()["error"]["type"] == "overloaded_error"
+
+
+def test_tool_runners_are_told_to_go_on_without_threads(tiny_server: Server) -> None:
+    """A thread that is not kept would end in a second turn without the first."""
+    response = post(tiny_server, thread={"type": "create"})
+    told = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert response.status_code == 400 and response.json()["error"]["details"] == told

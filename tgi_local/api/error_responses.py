@@ -14,6 +14,7 @@ from tgi_local.errors import (
     NotReadyError,
     OverloadedError,
     TgiLocalError,
+    UnsupportedError,
 )
 from tgi_local.protocol.wire import new_id
 
@@ -44,7 +45,7 @@ def openai_response(error: TgiLocalError) -> Response:
 
 
 def anthropic_response(error: TgiLocalError) -> Response:
-    return _anthropic_response(error.openai_status, _anthropic_message(error), _headers(error))
+    return _anthropic_response(error.openai_status, anthropic_body(error), _headers(error))
 
 
 def native_body(error: TgiLocalError) -> dict[str, Any]:
@@ -65,7 +66,11 @@ def openai_event(error: TgiLocalError) -> dict[str, Any]:
 
 def anthropic_body(error: TgiLocalError) -> dict[str, Any]:
     """Anthropic's form, which is also the event of an error after a stream has begun."""
-    return _anthropic_body(error.openai_status, _anthropic_message(error))
+    body = _anthropic_body(error.openai_status, _anthropic_message(error))
+    if isinstance(error, UnsupportedError) and error.code is not None:
+        # By these its SDKs know that they can go on without.
+        body["error"]["details"] = {"error_code": error.code, "unsupported": [error.param]}
+    return body
 
 
 def refusal_body(path: str, status: int, text: str, error_type: str, *, is_plain: bool) -> tuple[bytes, bytes]:
@@ -121,7 +126,7 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
         return Response(status_code=status, headers=headers)
     text, error_type = ("Method not allowed", "validation") if status == 405 else ("No such route", "not_found")
     if is_for_anthropic(request):
-        return _anthropic_response(status, text, headers)
+        return _anthropic_response(status, _anthropic_body(status, text), headers)
     told = {"message": text, "type": "invalid_request_error", "param": None, "code": None}
     body: dict[str, Any] = {"error": told, "error_type": error_type}
     return Response(orjson.dumps(body), status, headers, "application/json")
@@ -138,10 +143,10 @@ def request_id_headers() -> dict[str, str]:
     return {"request-id": new_id("req", "_")}
 
 
-def _anthropic_response(status: int, text: str, headers: Mapping[str, str] | None) -> Response:
+def _anthropic_response(status: int, body: dict[str, Any], headers: Mapping[str, str] | None) -> Response:
     own = request_id_headers()
-    body = _anthropic_body(status, text) | {"request_id": own["request-id"]}
-    return Response(orjson.dumps(body), status, {**own, **(headers or {})}, "application/json")
+    told = {**body, "request_id": own["request-id"]}
+    return Response(orjson.dumps(told), status, {**own, **(headers or {})}, "application/json")
 
 
 def _anthropic_body(status: int, text: str) -> dict[str, Any]:

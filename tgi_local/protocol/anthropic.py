@@ -194,9 +194,14 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
 
 
 def _check_supported(body: CountTokensRequest) -> None:
-    for name in ("container", "mcp_servers", "compaction", "thread"):
+    for name in ("container", "mcp_servers", "compaction"):
         if getattr(body, name):
             raise UnsupportedError(f"`{name}` is not supported", param=name)
+    if body.thread:
+        # The code that Anthropic's SDKs read: their tool runners begin with a thread, and go on without.
+        raise UnsupportedError(
+            "`thread` is not supported; send the whole conversation", param="thread", code="thread_unsupported_request"
+        )
     edits = (body.context_management.edits if body.context_management is not None else None) or ()
     if not all(edit.type.startswith("clear_thinking") for edit in edits):
         raise UnsupportedError("`context_management` can clear thoughts only", param="context_management")
