@@ -164,7 +164,7 @@ def test_a_conversation_with_tools_becomes_a_chat() -> None:
     assert to_messages(chat) == [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "weather in Bonn?"},
-        {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+        {"role": "assistant", "content": "I look.", "reasoning_content": "hm", "tool_calls": [call]},
         {"role": "tool", "content": "rain", "tool_call_id": "toolu_1", "name": "get_weather"},
         {"role": "tool", "content": "Error: no such city", "tool_call_id": "toolu_9"},
         {"role": "user", "content": "and now?"},

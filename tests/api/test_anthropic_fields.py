@@ -244,3 +244,31 @@ def test_models_in_both_forms_on_one_path(tiny_server: Server, client: anthropic
         client.models.retrieve("claude-none")
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     assert httpx.get(f"{tiny_server.url}/v1/models/claude-none").json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("edits", "remembered"),
+    [
+        (None, ["a", "b", "c"]),
+        ([{"type": "clear_thinking_20251015", "keep": "all"}], ["a", "b", "c"]),
+        ([{"type": "clear_thinking_20251015"}], ["b", "c"]),
+        ([{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 2}}], ["a", "b", "c"]),
+    ],
+)
+def test_earlier_thoughts_go_to_templates_that_read_them(edits: Any, remembered: list[str]) -> None:
+    def thinking(text: str, *rest: dict[str, Any]) -> dict[str, Any]:
+        return {"role": "assistant", "content": [{"type": "thinking", "thinking": text, "signature": "s"}, *rest]}
+
+    use = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "ok"}
+    messages = [
+        {"role": "user", "content": "one"},
+        thinking("a", {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "1"}),
+        {"role": "user", "content": [{"type": "text", "text": "two"}]},
+        thinking("b", use),
+        {"role": "user", "content": [result]},
+        thinking("c", {"type": "text", "text": "2"}),
+        {"role": "user", "content": [result]},
+    ]
+    found = translated(messages=messages, context_management={"edits": edits}, tools=[TOOL])
+    assert [message["reasoning_content"] for message in found if "reasoning_content" in message] == remembered

@@ -198,6 +198,23 @@ def test_store_is_bounded_by_number_and_size() -> None:
     assert store._num_bytes == 0 and not store._owners
 
 
+def test_thoughts_belong_to_what_comes_after_them() -> None:
+    summary = [{"type": "summary_text", "text": "a tool"}]
+    given = items(
+        {"role": "user", "content": "hi"},
+        {"type": "reasoning", "id": "rs_1", "summary": summary, "encrypted_content": "e"},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "ok"},
+        {"type": "reasoning", "id": "rs_2", "summary": [], "content": [{"type": "reasoning_text", "text": "done"}]},
+        {"role": "assistant", "content": "Done."},
+        {"role": "assistant", "content": "And?"},
+    )
+    thoughts = [turn.get("reasoning_content") for turn in to_turns(given)]
+    assert thoughts == [None, "a tool", None, "done", None]
+    chat = to_chat(parse(ResponsesRequest, {**ASK}), to_turns(given))
+    assert to_messages(chat)[1]["reasoning_content"] == "a tool"
+
+
 def test_items_become_turns() -> None:
     call = {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": "{}"}
     output = [{"type": "input_text", "text": "ra"}, {"type": "input_text", "text": "in"}]
@@ -217,7 +234,7 @@ def test_items_become_turns() -> None:
     assert turns[:-1] == [
         {"role": "developer", "content": "s"},
         {"role": "user", "content": "weather?"},
-        {"role": "assistant", "content": "I look.", "tool_calls": made},
+        {"role": "assistant", "content": "I look.", "tool_calls": made, "reasoning_content": "hm"},
         {"role": "tool", "content": "rain", "tool_call_id": "c1"},
         {"role": "tool", "content": "sun", "tool_call_id": "c2"},
     ]

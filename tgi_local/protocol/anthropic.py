@@ -50,12 +50,26 @@ class OutputConfig(WireModel):
     format: dict[str, Any] | None = None
 
 
+class ThinkingTurns(WireModel):
+    type: Literal["thinking_turns", "all"]
+    value: Annotated[int, Field(ge=1)] | None = None
+
+
 class ContextEdit(WireModel):
+    """`clear_thinking` keeps the thoughts of so many turns, the last."""
+
     type: str
+    keep: Literal["all"] | ThinkingTurns | None = None
+
+    @property
+    def num_kept(self) -> int:
+        if self.keep == "all" or (self.keep is not None and self.keep.type == "all"):
+            return MAX_MESSAGES
+        return (self.keep.value if self.keep is not None else None) or 1
 
 
 class ContextManagement(WireModel):
-    """What to leave out of a long conversation. Earlier thoughts never are in it here."""
+    """What to leave out of a long conversation."""
 
     edits: list[ContextEdit] | None = None
 
@@ -138,27 +152,50 @@ def _messages(body: CountTokensRequest) -> Iterator[dict[str, Any]]:
     if body.system:
         yield {"role": "system", "content": text_of(body.system, "system")}
     tool_names: dict[str, str] = {}
+    edits = (body.context_management.edits if body.context_management is not None else None) or ()
+    num_forgotten = _num_turns(body.messages) - min((edit.num_kept for edit in edits), default=MAX_MESSAGES)
+    turn = 0
     for message in body.messages:
+        turn += _begins_turn(message)
         if isinstance(message.content, str):
             yield {"role": message.role, "content": message.content}
         elif message.role == "assistant":
-            yield _assistant_message(message.content, tool_names)
+            said = _assistant_message(message.content, tool_names)
+            if turn <= num_forgotten:
+                said.pop("reasoning_content", None)
+            yield said
         else:
             yield from _user_messages(message.role, message.content, tool_names)
 
 
+def _num_turns(messages: Sequence[InputMessage]) -> int:
+    return sum(map(_begins_turn, messages))
+
+
+def _begins_turn(message: InputMessage) -> bool:
+    """Whether somebody speaks, and not a tool alone."""
+    if message.role != "user":
+        return False
+    return isinstance(message.content, str) or any(block.type != "tool_result" for block in message.content)
+
+
 def _assistant_message(blocks: Sequence[Block], tool_names: dict[str, str]) -> dict[str, Any]:
-    """Earlier thoughts are left out, as chat templates do."""
+    """What the assistant thought goes to templates that read it."""
     calls = []
     texts = []
+    thoughts = []
     for block in blocks:
         if block.type == "tool_use":
             function = {"name": block.name, "arguments": block.input or {}}
             calls.append({"id": block.id, "type": "function", "function": function})
             tool_names[block.id or ""] = block.name or ""
-        elif block.type not in ("thinking", "redacted_thinking"):
+        elif block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type != "redacted_thinking":
             texts.append(block)
     message: dict[str, Any] = {"role": "assistant", "content": text_of(texts, "messages")}
+    if thoughts:
+        message["reasoning_content"] = "".join(thoughts)
     return message | {"tool_calls": calls} if calls else message
 
 

@@ -55,6 +55,7 @@ class ReadableBlock(TextBlock):
 
 class Block(ReadableBlock):
     id: str | None = None
+    thinking: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None

@@ -13,9 +13,9 @@ Turn = dict[str, Any]
 
 _TEXT_PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _KNOWN_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot")
-# Nothing of them is for the model to read: thoughts, as chat templates leave them out; what a provider did to find an
-# answer, which is in the message after it; and what it had to offer.
-_LEFT_OUT = ("reasoning", "web_search_call", "mcp_list_tools", "tool_search_call", "tool_search_output")
+# Nothing of them is for the model to read: what a provider did to find an answer, which is in the message after it; and
+# what it had to offer.
+_LEFT_OUT = ("web_search_call", "mcp_list_tools", "tool_search_call", "tool_search_output")
 _KNOWN_ITEMS = (
     "file_search_call",
     "computer_call",
@@ -93,17 +93,24 @@ def new_item_id(kind: str) -> str:
 def to_turns(items: Iterable[InputItem]) -> list[Turn]:
     """Items as chat messages. Raises UnsupportedError for those that a text model can not read."""
     turns: list[Turn] = []
+    thought = ""  # of what comes after it
     for item in items:
         if item.kind == "message":
             turns.append({"role": item.role, "content": _text(item.content)})
         elif item.kind in _CALLS:
             _append_call(turns, item)
+        elif item.kind == "reasoning":
+            thought = _text(item.content) or _text(item.summary)
         elif item.kind in _OUTPUTS:
             # A shell's output has the call's id in place of its own.
             turns.append({"role": "tool", "content": _text(item.output), "tool_call_id": item.call_id or item.id})
         elif item.kind not in _LEFT_OUT:
             kind = item.kind if item.kind in _KNOWN_ITEMS else "unknown"
             raise UnsupportedError(f"input items of type {kind} are not supported", param="input")
+        if thought and (item.kind in _CALLS or item.role == "assistant"):
+            said = turns[-1] if turns[-1]["role"] == "assistant" else turns[-2]
+            said.setdefault("reasoning_content", thought)
+            thought = ""
     return turns
 
 
