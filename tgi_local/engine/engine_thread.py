@@ -300,15 +300,13 @@ class EngineThread:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is None:
                 continue
-            is_terminal = event.is_terminal
-            if not is_terminal and len(mailbox.events) >= mailbox.max_pending:
+            if not event.is_terminal and len(mailbox.events) >= mailbox.max_pending:
                 event = TokenEvent(event.request_id, error=GenerationError("the client reads too slowly"))
                 self._inbox.put(_Cancel(event.request_id))
-                is_terminal = True
-            if is_terminal:
+            if event.is_terminal:
                 del self._mailboxes[event.request_id]  # nothing may follow
             mailbox.events.append(event)
-            if is_terminal or event.is_first:
+            if event.is_urgent:
                 mailbox.wake()
             else:
                 self._waking.add(mailbox)
